@@ -1,0 +1,187 @@
+"""How an operation meets the engine, once: request, look-up, policy, translation of errors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from cloudify.decorators import operation
+from cloudify.exceptions import NonRecoverableError, RecoverableError
+
+from cloudify_libvirt.core import errors
+from cloudify_libvirt.core.spec import Kind
+from cloudify_libvirt.request import Request
+
+Operation = Callable[..., Any]
+
+
+class Missing(Enum):
+    """What an operation does when the object does not exist, or never did."""
+
+    SKIP = "nothing to do"
+    FAIL = "an error"
+
+
+class External(Enum):
+    """What an operation does with an object that is not ours."""
+
+    SKIP = "leave it alone"
+    ACT = "act on it"
+
+
+def current_ctx(kwargs: dict[str, Any]) -> Any:
+    """Return the engine's context of this call."""
+    from cloudify import ctx
+
+    return kwargs.pop("ctx", None) or ctx
+
+
+class SourceSide:
+    """The source of a relationship, as if it were the context of a node's own operation.
+
+    Operations of relationships run in parallel on a shared target, so only the source is written to.
+    """
+
+    def __init__(self, ctx: Any) -> None:
+        """Stand on the context of a relationship."""
+        self.relationship = ctx
+        self.node, self.instance = ctx.source.node, ctx.source.instance
+        self.target = ctx.target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.relationship, name)
+
+
+def own_side(ctx: Any) -> Any:
+    """Return the context whose instance may be written to."""
+    return SourceSide(ctx) if getattr(ctx, "type", "") == "relationship-instance" else ctx
+
+
+def as_operation(kind: Kind) -> Callable[[Callable[[Request], Any]], Operation]:
+    """Make an operation of a function of the request; ``kind`` names the spec that its params follow."""
+
+    def decorate(function: Callable[[Request], Any]) -> Operation:
+        @functools.wraps(function)
+        def run(**kwargs: Any) -> Any:
+            ctx = own_side(current_ctx(kwargs))
+            try:
+                return function(Request(ctx, kind, kwargs))
+            except errors.CoreError as error:
+                raise _for_engine(error, ctx) from error
+
+        marked: Operation = operation(run, resumable=True)
+        return marked
+
+    return decorate
+
+
+def operates_on(
+    noun: Any, *, kind: Kind, missing: Missing, external: External
+) -> Callable[[Callable[..., Any]], Operation]:
+    """Make an operation of a function of an existing object and the request.
+
+    ``noun`` is the class that finds the object (``find(session, name)``). An object that was recorded
+    with a UUID must still have it: another one of the same name is somebody else's.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Operation:
+        def act(request: Request) -> Any:
+            if external is External.SKIP and request.external:
+                return None
+            found = look_up(noun, request)
+            if found is not None:
+                return function(found, request)
+            if missing is Missing.SKIP:
+                return None
+            raise errors.Missing(
+                function.__name__,
+                f"the {noun.noun} of {request.label}",
+                "it was never made, or is gone",
+                "Install the node first, or heal it.",
+            )
+
+        return as_operation(kind)(functools.wraps(function)(act))
+
+    return decorate
+
+
+def removes(noun: Any, *, kind: Kind) -> Callable[[Callable[..., Any]], Operation]:
+    """Make the operation that ends an object's life; afterwards everything recorded is forgotten.
+
+    The function gets the object, or None when it is gone or was never made: what was made around it
+    may still be there. An external object is only forgotten.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Operation:
+        def act(request: Request) -> None:
+            if not request.external:
+                function(look_up(noun, request), request)
+            request.record.clear()
+
+        return as_operation(kind)(functools.wraps(function)(act))
+
+    return decorate
+
+
+def look_up(noun: Any, request: Request) -> Any:
+    """Return the object that this instance recorded, or None."""
+    name = request.record.get("resource_id")
+    if not name:
+        return None
+    recorded = request.record.get("uuid")
+    if not recorded:
+        return noun.find(request.session, name)
+    return noun.find_by_uuid(request.session, recorded)
+
+
+def find_external(noun: Any, request: Request) -> Any:
+    """Return the existing object that the user named; None when it is missing and may be made.
+
+    Raises:
+        Missing: there is no such object and ``create_if_missing`` is off.
+    """
+    name = request.resource_id or request.name
+    found = noun.find(request.session, name)
+    if found is None and request.create_if_missing:
+        request.record.assign(use_external_resource=False)
+        request.params["name"] = name
+        return None
+    if found is None:
+        raise errors.Missing(
+            "use",
+            noun.label(name, request.session),
+            "it does not exist",
+            "Check resource_id, or set create_if_missing to have it made.",
+        )
+    request.record.put(resource_id=found.name, uuid=found.uuid, use_external_resource=True)
+    request.record.note(f"using the existing {found.target}")
+    return found
+
+
+def claim(noun: Any, request: Request) -> str:
+    """Record name and UUID of what will be made, before it is; return the UUID.
+
+    Raises:
+        Conflict: the name, or our derived UUID, belongs to an object that this instance did not record.
+    """
+    uuid = str(request.params["instance_uuid"])
+    noun.check_free(request.session, request.name, uuid)
+    if request.record.get("uuid") != uuid and noun.find_by_uuid(request.session, uuid) is not None:
+        raise errors.Conflict(
+            "define",
+            noun.label(request.name, request.session),
+            f"an object with its UUID {uuid} exists, from an earlier install of deployment "
+            f"'{request.identity.deployment}' whose state is gone, or from somebody else's of the same name",
+            "Remove it (virsh undefine), or install under another deployment name.",
+        )
+    request.record.put(resource_id=request.name, uuid=uuid)
+    return uuid
+
+
+def _for_engine(error: errors.CoreError, ctx: Any) -> Exception:
+    """Translate: worth retrying or not; the message gets the node instance in front."""
+    kind = RecoverableError if error.retryable else NonRecoverableError
+    translated: Exception = kind(f"{ctx.instance.id}: {error}")
+    return translated

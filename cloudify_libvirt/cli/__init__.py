@@ -1,0 +1,1 @@
+"""Command lines on the core and on the files that the package ships; never on the engine."""

@@ -1,0 +1,51 @@
+"""The command ``cfy-libvirt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloudify_libvirt import __version__
+from cloudify_libvirt.cli import local_setup
+from cloudify_libvirt.core.errors import CoreError
+
+
+class _Readable(click.Group):
+    """Prints an error of the tree as one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CoreError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Readable, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Tools around the Cloudify plugin for libvirt."""
+
+
+@main.command()
+def version() -> None:
+    """Print the version of the plugin."""
+    click.echo(__version__)
+
+
+@main.command("local-setup")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="CFY_WORKDIR",
+    help="Directory that holds .cloudify. Default: $CFY_WORKDIR, else your home directory.",
+)
+def local_setup_command(home: Path | None) -> None:
+    """Prepare cfy for local mode, offline.
+
+    Lets imports of the public base types and of this plugin end at the installed files, whatever
+    version a blueprint names, and makes the local profile the active one. What else stands in
+    config.yaml is kept; a copy of the old file is left beside it. Can be run again at any time.
+    """
+    for line in local_setup.set_up((home or Path.home()).absolute()):
+        click.echo(line)

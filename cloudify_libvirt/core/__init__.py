@@ -1,0 +1,1 @@
+"""The library below the plugin: libvirt objects, specs, rendering; it never imports cloudify."""

@@ -1,0 +1,154 @@
+"""Domains: start, stop, addresses' raw sources, removal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudify_libvirt.core import parse, states
+from cloudify_libvirt.core.console import tail
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import CoreError, GuestFailed, TimedOut, libvirt_call, quiet
+from cloudify_libvirt.core.resource import Resource
+from cloudify_libvirt.core.states import ALIVE, OFF, State, Transition
+from cloudify_libvirt.core.wait import Deadline, wait_until
+
+START_TIMEOUT_S = 60.0
+DESTROY_TIMEOUT_S = 30.0
+
+# What undefine must take along, most complete first: drivers refuse flags that they do not know.
+# Source: virDomainUndefineFlagsValues.
+_UNDEFINE_FLAGS = (
+    ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM"),
+    ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA"),
+    ("MANAGED_SAVE", "SNAPSHOTS_METADATA"),
+)
+
+
+class Domain(Resource):
+    """A virtual machine or container."""
+
+    noun = "domain"
+    by_name = "lookupByName"
+    by_uuid = "lookupByUUIDString"
+    define_call = "defineXMLFlags"
+
+    @property
+    def state(self) -> State:
+        """Return the state now."""
+        return states.state_of(self.handle)[0]
+
+    @property
+    def off_reason(self) -> str:
+        """Say why the domain is off."""
+        return states.reason_text(*states.state_of(self.handle))
+
+    @property
+    def memory_kib(self) -> int:
+        """Return the memory that it starts with."""
+        with libvirt_call("read the memory of", self.target):
+            return int(self.handle.info()[2])
+
+    def facts(self) -> parse.DomainFacts:
+        """Read the definition: of the running guest when it runs, else the stored one."""
+        return parse.domain(self.xml())
+
+    def change(self, transition: Transition, timeout_s: float) -> bool:
+        """Ask for a transition and wait for its end; False when the deadline passed first."""
+        with libvirt_call(transition.name, self.target):
+            transition.ask(self.handle)
+        reached = wait_until(lambda: self.state in transition.ends, timeout_s=timeout_s, signal=self.session.changed)
+        return reached is not None
+
+    def start(self) -> None:
+        """Start the domain unless it runs; a paused one goes on.
+
+        Raises:
+            GuestFailed: it ended while it started; with the cause and the console's last lines.
+        """
+        state = self.state
+        if state in states.RUNNING:
+            return
+        transition = states.RESUME if state is State.PAUSED else states.START
+        if not self.change(transition, START_TIMEOUT_S):
+            raise self.failure("start", "Look at its log on the host: /var/log/libvirt/.")
+
+    def failure(self, action: str, remedy: str = "") -> GuestFailed:
+        """Return the error that tells why the guest ended, with the tail of its console."""
+        lines = tail(self.session, self.facts().console_log)
+        console = f" Its console ended with:\n{lines}" if lines else ""
+        return GuestFailed(action, self.target, self.off_reason, f"{remedy}{console}".strip())
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask the guest to shut down (agent, then ACPI), and destroy it when it has not by the deadline.
+
+        Raises:
+            TimedOut: even destroying did not end it; the state is unknown to us then.
+        """
+        if self.state in OFF:
+            return
+        if self.state is State.PAUSED:
+            # A paused guest hears nothing: let it go on so that it can shut down.
+            quiet_change(self, states.RESUME, 5.0)
+        deadline = Deadline(timeout_s)
+        for transition, share in self._requests():
+            if self.state in OFF or deadline.passed:
+                break
+            if quiet_change(self, transition, deadline.remaining_s() * share):
+                return
+        self.destroy()
+
+    def _requests(self) -> list[tuple[Transition, float]]:
+        """Return the polite ways to end this guest, each with its share of the time that is left then."""
+        if self.session.driver != "qemu":
+            return [(states.SHUTDOWN, 1.0)]
+        agent = [(states.SHUTDOWN_AGENT, 0.5)] if self.facts().agent_connected else []
+        return [*agent, (states.SHUTDOWN_ACPI, 1.0)]
+
+    def destroy(self) -> None:
+        """End the guest at once; fine when it is off already."""
+        if self.state not in ALIVE:
+            return
+        try:
+            done = self.change(states.DESTROY, DESTROY_TIMEOUT_S)
+        except CoreError:
+            if self.state in OFF:
+                return
+            raise
+        if not done:
+            raise TimedOut(
+                "destroy",
+                self.target,
+                f"it still runs after {DESTROY_TIMEOUT_S:g} s",
+                "Its process may hang on storage; look for it on the host.",
+            )
+
+    def undefine(self) -> None:
+        """Remove the definition with all that would hold it: managed save, snapshots, checkpoints, NVRAM."""
+        if not self.handle.isPersistent():
+            return
+        for names in _UNDEFINE_FLAGS:
+            flags = sum(getattr(libvirt, f"VIR_DOMAIN_UNDEFINE_{name}") for name in names)
+            try:
+                with libvirt_call("undefine", self.target):
+                    self.handle.undefineFlags(flags)
+                return
+            except CoreError:
+                continue
+        with libvirt_call("undefine", self.target):
+            self.handle.undefine()
+
+    def reported_addresses(self, source: str) -> dict[str, Any]:
+        """Return what one of libvirt's sources (LEASE, AGENT, ARP) says, or {} when it says nothing.
+
+        Shape: {host or guest device: {"hwaddr": mac, "addrs": [{"addr", "prefix", "type"}]}}.
+        """
+        number = getattr(libvirt, f"VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_{source}")
+        return dict(quiet(lambda: self.handle.interfaceAddresses(number, 0), None) or {})
+
+
+def quiet_change(domain: Domain, transition: Transition, timeout_s: float) -> bool:
+    """Try a transition that a guest may refuse (no agent, no ACPI); False when it did not work."""
+    try:
+        return domain.change(transition, timeout_s)
+    except CoreError:
+        return False

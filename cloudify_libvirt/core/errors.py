@@ -1,0 +1,172 @@
+"""The error tree, and the one place that reads libvirt's error codes.
+
+Every error says what was done to which object, why it failed and what to do, and whether trying
+again can help. The layer above turns ``retryable`` into its engine's own kinds of failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cloudify_libvirt.core.driver import libvirt
+
+
+class CoreError(Exception):
+    """A failure that a user can act on."""
+
+    retryable = False
+
+    def __init__(
+        self, action: str, target: str, reason: str, remedy: str = "", *, retryable: bool | None = None
+    ) -> None:
+        """Compose the message ``cannot <action> <target>: <reason>. <remedy>``."""
+        self.action, self.target, self.reason, self.remedy = action, target, reason, remedy
+        if retryable is not None:
+            self.retryable = retryable
+        text = f"cannot {action} {target}: {reason.rstrip('.')}."
+        super().__init__(f"{text} {remedy}".rstrip())
+
+
+class InvalidSpec(CoreError):
+    """What the user asked for is not valid."""
+
+
+class InvalidTemplate(CoreError):
+    """A template does not render, or renders a document that libvirt's schema refuses."""
+
+
+class LibraryMissing(CoreError):
+    """The libvirt client library or its Python binding is not installed."""
+
+
+class ConnectFailed(CoreError):
+    """No connection to the hypervisor."""
+
+
+class AccessDenied(CoreError):
+    """Somebody (socket, polkit, file system) refused access."""
+
+
+class Missing(CoreError):
+    """The object does not exist."""
+
+
+class Conflict(CoreError):
+    """A name, UUID, MAC, bridge, subnet or volume is taken by somebody else."""
+
+
+class InUse(CoreError):
+    """The object cannot go: another object uses it."""
+
+
+class Unsupported(CoreError):
+    """This hypervisor cannot do it."""
+
+
+class Busy(CoreError):
+    """The object is busy now; the same call may work later."""
+
+    retryable = True
+
+
+class TimedOut(CoreError):
+    """A deadline passed."""
+
+
+class GuestFailed(CoreError):
+    """The guest ended, crashed or never ran."""
+
+
+class ImageFailed(CoreError):
+    """An image could not be fetched, verified or published."""
+
+
+class ConnectionLost(CoreError):
+    """The connection broke in the middle; a new one may work."""
+
+    retryable = True
+
+
+# VIR_ERR_* names of libvirt/virterror.h, each with the class that it becomes.
+# Source: https://libvirt.org/html/libvirt-virterror.html
+_BY_CODE: dict[str, type[CoreError]] = {
+    "VIR_ERR_NO_CONNECT": ConnectFailed,
+    "VIR_ERR_INVALID_CONN": ConnectionLost,
+    "VIR_ERR_RPC": ConnectionLost,
+    "VIR_ERR_AUTH_FAILED": AccessDenied,
+    "VIR_ERR_AUTH_CANCELLED": AccessDenied,
+    "VIR_ERR_AUTH_UNAVAILABLE": AccessDenied,
+    "VIR_ERR_ACCESS_DENIED": AccessDenied,
+    "VIR_ERR_OPERATION_DENIED": AccessDenied,
+    "VIR_ERR_NO_DOMAIN": Missing,
+    "VIR_ERR_NO_NETWORK": Missing,
+    "VIR_ERR_NO_STORAGE_POOL": Missing,
+    "VIR_ERR_NO_STORAGE_VOL": Missing,
+    "VIR_ERR_NO_DOMAIN_METADATA": Missing,
+    "VIR_ERR_NO_DOMAIN_SNAPSHOT": Missing,
+    "VIR_ERR_NO_DOMAIN_CHECKPOINT": Missing,
+    "VIR_ERR_DOM_EXIST": Conflict,
+    "VIR_ERR_NETWORK_EXIST": Conflict,
+    "VIR_ERR_STORAGE_VOL_EXIST": Conflict,
+    "VIR_ERR_NO_SUPPORT": Unsupported,
+    "VIR_ERR_CONFIG_UNSUPPORTED": Unsupported,
+    "VIR_ERR_ARGUMENT_UNSUPPORTED": Unsupported,
+    "VIR_ERR_OPERATION_UNSUPPORTED": Unsupported,
+    "VIR_ERR_OPERATION_TIMEOUT": TimedOut,
+    "VIR_ERR_RESOURCE_BUSY": Busy,
+    "VIR_ERR_AGENT_UNRESPONSIVE": Busy,
+    "VIR_ERR_XML_INVALID_SCHEMA": InvalidTemplate,
+    "VIR_ERR_XML_DETAIL": InvalidTemplate,
+    "VIR_ERR_XML_ERROR": InvalidTemplate,
+}
+
+_REMEDIES: dict[type[CoreError], str] = {
+    AccessDenied: "Run as a member of the group 'libvirt', or give a URI with credentials that may manage this host.",
+    ConnectFailed: "Check the URI (property libvirt_auth) and that libvirtd answers: virsh -c URI version.",
+}
+
+# Words in messages that share a code with final errors; libvirt has no code of their own for them.
+_BUSY_WORDS = ("asynchronous jobs running", "is being used by another", "cannot acquire state change lock")
+_DENIED_WORDS = ("Permission denied", "authentication unavailable", "authentication failed")
+
+
+def _class_of(error: Any) -> type[CoreError]:
+    message = error.get_error_message() or str(error)
+    if any(words in message for words in _BUSY_WORDS):
+        return Busy
+    if any(words in message for words in _DENIED_WORDS):
+        return AccessDenied
+    code = error.get_error_code()
+    for name, kind in _BY_CODE.items():
+        if getattr(libvirt, name, None) == code:
+            return kind
+    return CoreError
+
+
+def from_libvirt(error: Any, action: str, target: str, remedy: str = "") -> CoreError:
+    """Turn one ``libvirtError`` into the error of this tree that says the same."""
+    kind = _class_of(error)
+    reason = (error.get_error_message() or str(error)).strip()
+    return kind(action, target, reason, remedy or _REMEDIES.get(kind, ""))
+
+
+@contextmanager
+def libvirt_call(action: str, target: str, remedy: str = "") -> Iterator[None]:
+    """Name what is done to which object, for every libvirt call inside."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise from_libvirt(error, action, target, remedy) from error
+
+
+def quiet(call: Callable[[], Any], default: Any = None) -> Any:
+    """Return what ``call`` returns, or ``default`` where libvirt cannot answer it now.
+
+    For questions that may have no answer (no agent, no lease yet), never for changes.
+    """
+    try:
+        return call()
+    except libvirt.libvirtError:
+        return default

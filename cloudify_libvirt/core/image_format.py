@@ -1,0 +1,199 @@
+"""What a file is, by its own bytes: compression, tar, qcow2, raw.
+
+QEMU's tools are not asked: they open what the header of a qcow2 image names, and an image from the
+network may name any file of the host.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import struct
+import sys
+import zlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from cloudify_libvirt.core.errors import ImageFailed
+
+CHUNK = 1 << 20
+_MAGIC = {b"\x1f\x8b\x08": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst", b"BZh": "bz2"}
+# What the standard library and zstandard raise for damaged data.
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+
+# What a boot sector cannot be, so that "raw" would only hide a mistake: offset, magic, name.
+_FOREIGN = (
+    (0, b"KDMV", "a VMDK image"),
+    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
+    (0, b"vhdxfile", "a VHDX image"),
+    (0, b"QED\0", "a QED image"),
+    (0x40, b"\x7f\x10\xda\xbe", "a VDI image"),
+    (0, b"<!DOCTYPE", "an HTML page"),
+    (0, b"<!doctype", "an HTML page"),
+    (0, b"<html", "an HTML page"),
+)
+
+# Source: docs/interop/qcow2.rst in QEMU's sources.
+_QCOW2_MAGIC = b"QFI\xfb"
+_QCOW2_HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset, backing size, cluster bits, size
+# Bits of incompatible_features, at offset 72 since version 3.
+_QCOW2_CORRUPT, _QCOW2_DATA_FILE, _QCOW2_EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
+# Bits of an entry of the tables.
+_QCOW2_OFFSET, _QCOW2_COMPRESSED = 0x00FF_FFFF_FFFF_FE00, 1 << 62
+_TABLE_MAX = 4 << 20  # QCOW_MAX_L1_SIZE / 8
+
+
+def compression(path: Path) -> str:
+    """Return ``gz``, ``xz``, ``zst``, ``bz2``, or ``""`` for a file that is none of these."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+
+
+def detect_format(path: Path, *, expected: str = "") -> tuple[str, int]:
+    """Return ``(format, virtual size in bytes)``; format is ``raw``, ``qcow2`` or ``tar``.
+
+    With ``expected="raw"`` the content is not looked at: a guest can write a qcow2 header to its raw disk,
+    and must not be believed. A tar (container root, maybe compressed) counts as large as its file.
+
+    Raises:
+        ImageFailed: not an image, not the ``expected`` format, or a qcow2 that names other files.
+    """
+    with path.open("rb") as file:
+        head = file.read(4096)
+    file_bytes = path.stat().st_size
+    if not head:
+        raise _unusable(path, "the file is empty", "Fetch or build it again.")
+    if expected == "raw":
+        return "raw", file_bytes
+    found = _looks_like(path, head)
+    if expected and found != expected:
+        raise _unusable(path, f"it is {found}, not {expected}", f"Give the format {found}, or another image.")
+    return found, _qcow2_size(path, head) if found == "qcow2" else file_bytes
+
+
+def _looks_like(path: Path, head: bytes) -> str:
+    if head.startswith(_QCOW2_MAGIC):
+        return "qcow2"
+    if is_tar(path):
+        return "tar"
+    if compression(path):
+        raise _unusable(path, "it is compressed", "Decompress it, or let the image cache fetch it.")
+    for offset, magic, name in _FOREIGN:
+        if head.startswith(magic, offset):
+            raise _unusable(path, f"it is {name}", "Give a raw or qcow2 image (qemu-img convert -O qcow2).")
+    return "raw"
+
+
+def _qcow2_size(path: Path, head: bytes) -> int:
+    if len(head) < 72:
+        raise _unusable(path, "its qcow2 header is cut short", "Fetch it again.")
+    _, version, backing, _, _, size = _QCOW2_HEADER.unpack_from(head)
+    features = struct.unpack_from(">Q", head, 72)[0] if version >= 3 and len(head) >= 80 else 0
+    remedy = "Make it stand alone: qemu-img convert -O qcow2 OLD NEW."
+    if version not in (2, 3):
+        raise _unusable(path, f"it is of qcow version {version}", "Convert it: qemu-img convert -O qcow2 OLD NEW.")
+    if backing:
+        raise _unusable(path, "it has a backing file, which could be any file of the host", remedy)
+    if features & _QCOW2_DATA_FILE:
+        raise _unusable(path, "it has an external data file, which could be any file of the host", remedy)
+    if features & _QCOW2_CORRUPT:
+        raise _unusable(path, "it is marked as corrupt", "Repair it: qemu-img check -r all FILE.")
+    if _last_cluster(path, head, extended=bool(features & _QCOW2_EXTENDED_L2)) >= path.stat().st_size:
+        raise _unusable(path, "it is cut short: some of its content lies past its end", "Fetch it again.")
+    return int(size)
+
+
+def _last_cluster(path: Path, head: bytes, *, extended: bool) -> int:
+    """Return the highest place in the file that the tables name; QEMU reads zeros where the file ends before it."""
+    cluster_bits, l1_entries, l1_offset = struct.unpack_from(">I12xIQ", head, 20)
+    if not 9 <= cluster_bits <= 21:
+        raise _unusable(path, f"its qcow2 header says 2^{cluster_bits} bytes a cluster", "Fetch it again.")
+    # A compressed cluster's entry keeps its length in the bits above the place.
+    packed_mask = (1 << (62 - (cluster_bits - 8))) - 1
+    last: int = l1_offset
+    with path.open("rb") as file:
+        # A set: a hostile table may name one cluster a million times.
+        for l2_offset in {entry & _QCOW2_OFFSET for entry in _table(file, l1_offset, l1_entries)} - {0}:
+            clusters = _table(file, l2_offset, (1 << cluster_bits) // 8)[:: 2 if extended else 1]
+            places = (e & packed_mask if e & _QCOW2_COMPRESSED else e & _QCOW2_OFFSET for e in clusters)
+            last = max(last, l2_offset, max(places, default=0))
+    return last
+
+
+def _table(file: IO[bytes], offset: int, entries: int) -> array[int]:
+    file.seek(offset)
+    data = file.read(min(entries, _TABLE_MAX) * 8)
+    table = array("Q", data[: len(data) // 8 * 8])
+    if sys.byteorder == "little":
+        table.byteswap()
+    return table
+
+
+def is_tar(path: Path) -> bool:
+    """Tell whether the file is a tar archive, plain or inside a compression."""
+    head = next(decompressed(path), b"")
+    return head[257:262] == b"ustar"
+
+
+def open_stream(path: Path) -> IO[bytes]:
+    """Open the file for reading without its compression, if it has one."""
+    openers: dict[str, Any] = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open, "zst": _open_zst, "": Path.open}
+    stream: IO[bytes] = openers[compression(path)](path, "rb")
+    return stream
+
+
+def _open_zst(path: Path, mode: str) -> Any:
+    return zstandard.ZstdDecompressor().stream_reader(path.open(mode), read_across_frames=True, closefd=True)
+
+
+def decompressed(path: Path) -> Iterator[bytes]:
+    """Yield the content without its compression, in bounded pieces.
+
+    Raises:
+        ImageFailed: the compressed data is damaged, or ends too early.
+    """
+    try:
+        yield from _zst_pieces(path) if compression(path) == "zst" else _pieces(path)
+    except DAMAGED as error:
+        raise _damaged(path) from error
+    except OSError as error:
+        if error.errno is None:  # bz2 reports damage so
+            raise _damaged(path) from error
+        raise
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with open_stream(path) as stream:
+        while piece := stream.read(CHUNK):
+            yield piece
+
+
+def _zst_pieces(path: Path) -> Iterator[bytes]:
+    # Not stream_reader: it takes the end of a cut file for the end of the data. 4 KiB of zstd never
+    # become more than 128 MiB (a block of 128 KiB takes 4 bytes at least).
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    with path.open("rb") as file:
+        while data := file.read(4096):
+            while data:
+                if decoder.eof:
+                    decoder = zstandard.ZstdDecompressor().decompressobj()
+                piece = decoder.decompress(data)
+                data = decoder.unused_data if decoder.eof else b""
+                if piece:
+                    yield piece
+    if not decoder.eof:
+        raise EOFError("the last frame is not complete")
+
+
+def _unusable(path: Path, reason: str, remedy: str) -> ImageFailed:
+    return ImageFailed("use", f"the image {path}", reason, remedy)
+
+
+def _damaged(path: Path) -> ImageFailed:
+    return ImageFailed("decompress", str(path), "the compressed data is damaged or ends too early", "Fetch it again.")

@@ -1,0 +1,186 @@
+"""Networks: collisions with the host, DHCP host entries, life cycle."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lxml import etree
+
+from cloudify_libvirt.core import hostnet, parse
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, libvirt_call, quiet
+from cloudify_libvirt.core.resource import Resource
+from cloudify_libvirt.core.session import Session
+
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Where free subnets for `cidr: auto` are taken from; RFC 1918 space that default set-ups rarely use.
+AUTO_RANGE = ipaddress.IPv4Network("10.64.0.0/12")
+
+
+class Network(Resource):
+    """A virtual network."""
+
+    noun = "network"
+    by_name = "networkLookupByName"
+    by_uuid = "networkLookupByUUIDString"
+    define_call = "networkDefineXML"
+
+    @classmethod
+    def _define(cls, session: Session, xml: str) -> Any:
+        return session.connection.networkDefineXML(xml)
+
+    def facts(self) -> parse.NetworkFacts:
+        """Read the definition: the running one when it runs."""
+        return parse.network(self.xml())
+
+    def start(self) -> None:
+        """Activate the network unless it is active."""
+        if not self.active:
+            with libvirt_call("start", self.target, "Is its bridge or subnet used by something else on the host?"):
+                self.handle.create()
+
+    def stop(self) -> None:
+        """Deactivate the network; guests on it lose their link."""
+        if self.active:
+            with libvirt_call("stop", self.target):
+                self.handle.destroy()
+
+    def undefine(self) -> None:
+        """Remove the definition."""
+        if self.handle.isPersistent():
+            with libvirt_call("undefine", self.target):
+                self.handle.undefine()
+
+    def users(self) -> list[str]:
+        """Return the names of the running domains that have a card on this network."""
+        with libvirt_call("list the domains of", self.target):
+            domains = self.session.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        descriptions = ((domain.name(), quiet(domain.XMLDesc, "")) for domain in domains)
+        return [
+            name
+            for name, xml in descriptions
+            if xml and any(card.network == self.name for card in parse.domain(xml).interfaces)
+        ]
+
+    def leases(self, mac: str) -> list[dict[str, Any]]:
+        """Return the leases of one card: {ipaddr, prefix, mac, expirytime (seconds since 1970), ...}."""
+        return list(quiet(lambda: self.handle.DHCPLeases(mac, 0), None) or [])
+
+    def reserve(self, mac: str, ip: str, name: str) -> None:
+        """Give the card with that MAC a fixed address, now and after restarts.
+
+        Raises:
+            InvalidSpec: the address is not of a subnet with DHCP here.
+            Conflict: the address belongs to another MAC.
+        """
+        facts = self.facts()
+        address = ipaddress.ip_address(ip)
+        if not facts.dhcp or not any(address in subnet for subnet in facts.subnets):
+            known = ", ".join(map(str, facts.subnets)) or "none"
+            raise InvalidSpec(
+                "reserve",
+                f"address {ip} on {self.target}",
+                f"it is in no subnet with DHCP of this network (subnets: {known})",
+                "Choose an address of the network's subnet.",
+            )
+        for entry in facts.hosts:
+            if entry.ip == ip and entry.mac != mac:
+                raise Conflict(
+                    "reserve",
+                    f"address {ip} on {self.target}",
+                    f"it is reserved for {entry.mac} ({entry.name or 'no name'})",
+                    "Choose another ip for this interface.",
+                )
+        if not any(entry.mac == mac and entry.ip == ip for entry in facts.hosts):
+            self._forget(mac, facts.hosts)
+            self._update(libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, ip, name)
+
+    def release(self, mac: str, ip: str) -> None:
+        """Drop the fixed address; fine when it is not there."""
+        self._forget(mac, [entry for entry in self.facts().hosts if entry.ip == ip])
+
+    def _forget(self, mac: str, entries: Iterable[parse.HostEntry]) -> None:
+        for entry in entries:
+            if entry.mac == mac:
+                self._update(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, entry.mac, entry.ip, entry.name)
+
+    def _update(self, command: int, mac: str, ip: str, name: str) -> None:
+        element = etree.Element("host", {"mac": mac, "ip": ip})
+        if name:
+            element.set("name", name)
+        flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+        if self.active:
+            flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+        with libvirt_call(f"change the reservation of {ip} on", self.target):
+            self.handle.update(
+                command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, etree.tostring(element).decode(), flags
+            )
+
+
+def others(session: Session, uuid: str) -> Iterator[tuple[str, parse.NetworkFacts]]:
+    """Yield name and facts of every network of the host but the one with that UUID."""
+    with libvirt_call("list the networks of", f"hypervisor {session.uri}"):
+        networks = session.connection.listAllNetworks(0)
+    for handle in networks:
+        xml = quiet(handle.XMLDesc, "")
+        if xml and handle.UUIDString() != uuid:
+            yield handle.name(), parse.network(xml)
+
+
+def taken_bridges(session: Session, uuid: str) -> dict[str, str]:
+    """Return bridge names in use, each with who uses it, in words."""
+    taken = {facts.bridge: f"network '{name}'" for name, facts in others(session, uuid) if facts.bridge}
+    if session.is_local:
+        for interface in hostnet.interfaces():
+            taken.setdefault(interface, f"the host's interface {interface}")
+    return taken
+
+
+def taken_subnets(session: Session, uuid: str) -> list[tuple[Subnet, str]]:
+    """Return subnets in use, each with who uses it, in words."""
+    taken: list[tuple[Subnet, str]] = [
+        (subnet, f"network '{name}'") for name, facts in others(session, uuid) for subnet in facts.subnets
+    ]
+    if session.is_local:
+        taken += [(subnet, f"the host's route via {device}") for subnet, device in hostnet.routes()]
+    return taken
+
+
+def check_bridge(session: Session, uuid: str, bridge: str, label: str) -> None:
+    """Raise ``Conflict`` when somebody else has that bridge name."""
+    user = taken_bridges(session, uuid).get(bridge)
+    if user:
+        raise Conflict(
+            "define",
+            label,
+            f"bridge {bridge} is used by {user}",
+            "Choose another params.dev, or leave it out to get a free one.",
+        )
+
+
+def check_subnets(session: Session, uuid: str, wanted: Iterable[Subnet], label: str) -> None:
+    """Raise ``Conflict`` when a wanted subnet overlaps with one that the host or a network has."""
+    taken = taken_subnets(session, uuid)
+    for subnet in wanted:
+        for other, user in taken:
+            if subnet.version == other.version and subnet.overlaps(other):
+                raise Conflict(
+                    "define",
+                    label,
+                    f"subnet {subnet} overlaps with {other} of {user}",
+                    "Choose another address or cidr, or cidr: auto to get a free one.",
+                )
+
+
+def free_subnet(session: Session, uuid: str, preferred: int, label: str) -> str:
+    """Return a free /24; ``preferred`` decides where the search starts, so that it comes out the same."""
+    taken = [other for other, _user in taken_subnets(session, uuid) if isinstance(other, ipaddress.IPv4Network)]
+    candidates = list(AUTO_RANGE.subnets(new_prefix=24))
+    for step in range(len(candidates)):
+        candidate = candidates[(preferred + step) % len(candidates)]
+        if not any(candidate.overlaps(other) for other in taken):
+            return str(candidate)
+    raise CoreError("choose a subnet for", label, f"no /24 of {AUTO_RANGE} is free", "Give params.cidr.")

@@ -1,0 +1,129 @@
+"""Connections: opened once per process and URI, checked before use, opened anew when they died.
+
+Source: https://libvirt.org/uri.html
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+from cloudify_libvirt.core import events
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import (
+    AccessDenied,
+    ConnectFailed,
+    CoreError,
+    InvalidSpec,
+    Missing,
+    from_libvirt,
+    libvirt_call,
+    quiet,
+)
+from cloudify_libvirt.core.wait import in_thread
+
+OPEN_TIMEOUT_S = 20.0
+# A call to a host that is gone ends after interval x (count + 1) seconds.
+KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 5, 3
+
+
+class Session:
+    """One connection to one hypervisor."""
+
+    def __init__(self, uri: str, connection: Any) -> None:
+        """Take over an open connection."""
+        self.uri = uri
+        self.connection = connection
+        self.changed = events.subscribe(connection)
+        self._facts: dict[str, Any] = {}
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether calls can still be made."""
+        return bool(quiet(self.connection.isAlive, False))
+
+    @property
+    def driver(self) -> str:
+        """Return libvirt's name of the driver in lower case: qemu, lxc, test, xen, ..."""
+        return str(self.fact("driver", self.connection.getType)).lower()
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the hypervisor's files are this machine's files."""
+        parts = urlsplit(self.uri)
+        return not parts.hostname and "+" not in parts.scheme.replace("+unix", "")
+
+    def fact(self, name: str, ask: Any) -> Any:
+        """Return what ``ask()`` said the first time: for what does not change while connected."""
+        if name not in self._facts:
+            with libvirt_call(f"read {name} of", f"hypervisor {self.uri}"):
+                self._facts[name] = ask()
+        return self._facts[name]
+
+
+_lock = threading.Lock()
+_sessions: dict[tuple[int, str], Session] = {}
+
+
+def connect(uri: str) -> Session:
+    """Return the live session for ``uri``; raise ``ConnectFailed`` or ``AccessDenied`` with what to do."""
+    if not isinstance(uri, str) or not uri.strip():
+        raise InvalidSpec(
+            "connect to",
+            "the hypervisor",
+            f"libvirt_auth is {uri!r}, not a libvirt URI",
+            "Give one such as qemu:///system, lxc:///system or qemu+ssh://user@host/system.",
+        )
+    key = (os.getpid(), uri)
+    with _lock:
+        session = _sessions.get(key)
+        if session is None or not session.alive:
+            session = _sessions[key] = _open(uri)
+        return session
+
+
+def _open(uri: str) -> Session:
+    events.ensure_loop()
+    connection = in_thread(
+        lambda: _open_connection(uri),
+        timeout_s=OPEN_TIMEOUT_S,
+        action="connect to",
+        target=f"hypervisor {uri}",
+        remedy="Check that the host is up and that no firewall drops the connection.",
+    )
+    quiet(lambda: connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT))
+    return Session(uri, connection)
+
+
+def _open_connection(uri: str) -> Any:
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise _open_failure(uri, error) from error
+
+
+def _open_failure(uri: str, error: Any) -> CoreError:
+    """Decide what a failed open means: a wrong URI stays wrong, a socket that refuses may come back."""
+    target = f"hypervisor {uri}"
+    fault = from_libvirt(error, "connect to", target)
+    if isinstance(fault, AccessDenied | Missing):
+        return fault
+    code = error.get_error_code()
+    unknown = (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
+    if code in unknown:
+        return ConnectFailed(
+            "connect to",
+            target,
+            fault.reason,
+            "Check the URI (property libvirt_auth): qemu:///system, lxc:///system, test:///default, "
+            "qemu+ssh://user@host/system.",
+        )
+    return ConnectFailed(
+        "connect to",
+        target,
+        fault.reason,
+        "Start the daemon there (systemctl start libvirtd), or check the URI (property libvirt_auth).",
+        retryable=True,
+    )

@@ -1,0 +1,127 @@
+"""From the mapping that a blueprint gives to a frozen spec, with errors that name node, path and remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.spec.base import Spec
+from cloudify_libvirt.core.spec.domain import DomainSpec
+from cloudify_libvirt.core.spec.iso9660 import IsoSpec
+from cloudify_libvirt.core.spec.network import NetworkSpec
+from cloudify_libvirt.core.spec.pool import PoolSpec
+from cloudify_libvirt.core.spec.volume import VolumeSpec
+
+Kind = Literal["domain", "network", "pool", "volume", "iso9660"]
+
+MODELS: dict[Kind, type[Spec]] = {
+    "domain": DomainSpec,
+    "network": NetworkSpec,
+    "pool": PoolSpec,
+    "volume": VolumeSpec,
+    "iso9660": IsoSpec,
+}
+
+# Source: dsl_parser/functions.py, TEMPLATE_FUNCTIONS
+_INTRINSIC = {
+    "concat", "get_attribute", "get_attributes_dict", "get_attributes_list", "get_capability", "get_consumers",
+    "get_environment_capability", "get_group_capability", "get_input", "get_label", "get_property", "get_secret",
+    "get_sys", "merge", "string_find", "string_lower", "string_replace", "string_split", "string_upper",
+}  # fmt: skip
+_SECRET = {"cloud_init", "files"}
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_MOST_SHOWN = 60
+_MOST_ERRORS = 5
+
+
+def parse_spec(kind: Kind, params: Mapping[str, Any], *, node: str, extra: bool, complete: bool = True) -> Any:
+    """Return the spec of ``params``: a frozen ``MODELS[kind]``.
+
+    With ``extra`` (a user's template is in use) unknown keys are kept in ``spec.extra``, and required values may
+    be absent. Without ``complete`` (an object that exists already) required values may be absent too.
+
+    Raises:
+        InvalidSpec: an unknown key, a wrong or missing value, a function that nobody evaluated.
+    """
+    _refuse_functions(params, "params", node)
+    try:
+        return MODELS[kind].model_validate(params, context={"extra": extra, "complete": complete})
+    except ValidationError as error:
+        raise _translate(error, params, node) from None
+
+
+def _refuse_functions(value: object, path: str, node: str) -> None:
+    if isinstance(value, Mapping):
+        if len(value) == 1 and (name := next(iter(value))) in _INTRINSIC:
+            raise InvalidSpec(
+                "read", f"{path} of node {node}", f"the function {name} was not evaluated",
+                "Give this value in the inputs of the operation (create or configure): "
+                "the engine evaluates such functions there, not in properties.",
+            )  # fmt: skip
+        for key, item in value.items():
+            _refuse_functions(item, f"{path}.{key}", node)
+    elif isinstance(value, list | tuple):
+        for at, item in enumerate(value):
+            _refuse_functions(item, f"{path}[{at}]", node)
+
+
+def _translate(error: ValidationError, params: Mapping[str, Any], node: str) -> InvalidSpec:
+    found = [_explain(details, params) for details in error.errors(include_url=False)]
+    path, reason, remedy = found[0]
+    if len(found) > 1:
+        shown = [f"{where} {why}" + (f" ({hint})" if hint else "") for where, why, hint in found[:_MOST_ERRORS]]
+        path, reason, remedy = "params", f"{len(found)} values are wrong: {'; '.join(shown)}", ""
+    return InvalidSpec("read", f"{path} of node {node}", reason, remedy)
+
+
+def _explain(details: ErrorDetails, params: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return path, reason and remedy of one error of pydantic."""
+    context = details.get("ctx", {})
+    path = _path(details["loc"], params) + (f".{context['key']}" if "key" in context else "")
+    reason = _reason(details, context)
+    if "key" not in context and not _SECRET.intersection(map(str, details["loc"])) and details["type"] != "missing":
+        reason += f", not {_shown(details['input'])}"
+    return path, reason, str(context.get("remedy", ""))
+
+
+def _path(location: tuple[int | str, ...], params: object) -> str:
+    path, value = "params", params
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+            value = value[step] if isinstance(value, list | tuple) and step < len(value) else None
+        elif isinstance(value, Mapping) and step not in value and value.get("type") == step:
+            continue  # pydantic's tag of a union member
+        else:
+            path += f".{step}"
+            value = value.get(step) if isinstance(value, Mapping) else None
+    return path
+
+
+def _reason(details: ErrorDetails, context: Mapping[str, Any]) -> str:
+    """Return what is right, in the words of this plugin; the rest of pydantic's messages are good as they are."""
+    match details["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "missing":
+            return "is required"
+        case "literal_error" | "union_tag_invalid":
+            return f"must be one of {context.get('expected') or context.get('expected_tags')}"
+        case "union_tag_not_found":
+            return "needs type: one of 'serial', 'usb', 'pci', 'tpm'"
+        case "tuple_type":
+            return "must be a list"
+        case "model_type" | "model_attributes_type":
+            return "must be a mapping"
+        case _:
+            return details["msg"].removeprefix("Input should ")
+
+
+def _shown(value: object) -> str:
+    shown = _CREDENTIALS.sub("***@", repr(value))
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."

@@ -1,0 +1,95 @@
+"""A domain's states and the ways between them.
+
+Source: https://libvirt.org/html/libvirt-libvirt-domain.html (virDomainState, virDomainShutoffReason,
+virDomainCrashedReason).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import libvirt_call
+
+
+class State(IntEnum):
+    """virDomainState."""
+
+    NOSTATE = 0
+    RUNNING = 1
+    BLOCKED = 2
+    PAUSED = 3
+    SHUTDOWN = 4
+    SHUTOFF = 5
+    CRASHED = 6
+    PMSUSPENDED = 7
+
+
+RUNNING = frozenset({State.RUNNING, State.BLOCKED})
+ALIVE = frozenset({*RUNNING, State.PAUSED, State.SHUTDOWN, State.PMSUSPENDED})
+OFF = frozenset({State.SHUTOFF, State.CRASHED})
+
+# virDomainShutoffReason, in words for messages.
+SHUTOFF_REASONS = {
+    1: "it was shut down from inside",
+    2: "it was destroyed from outside",
+    3: "it crashed",
+    4: "it was migrated away",
+    5: "its state was saved",
+    6: "it failed to start, or its hypervisor process died",
+    7: "it was put to sleep by a snapshot",
+    8: "the daemon ended it",
+}
+CRASHED_REASONS = {1: "the guest's kernel panicked"}
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One way to another state: who asks for it, which states end it, which states need nothing."""
+
+    name: str
+    ask: Callable[[Any], object]
+    ends: frozenset[State]
+
+
+def _shutdown_agent(handle: Any) -> object:
+    return handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+
+
+def _shutdown_acpi(handle: Any) -> object:
+    return handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+
+def _shutdown(handle: Any) -> object:
+    return handle.shutdownFlags(0)
+
+
+def _reboot(handle: Any) -> object:
+    return handle.reboot(0)
+
+
+START = Transition("start", lambda handle: handle.create(), RUNNING | {State.PAUSED})
+SHUTDOWN_AGENT = Transition("shut down (guest agent)", _shutdown_agent, OFF)
+SHUTDOWN_ACPI = Transition("shut down (ACPI)", _shutdown_acpi, OFF)
+SHUTDOWN = Transition("shut down", _shutdown, OFF)
+DESTROY = Transition("destroy", lambda handle: handle.destroy(), OFF)
+SUSPEND = Transition("suspend", lambda handle: handle.suspend(), frozenset({State.PAUSED}))
+RESUME = Transition("resume", lambda handle: handle.resume(), RUNNING)
+REBOOT = Transition("reboot", _reboot, ALIVE)
+
+
+def state_of(handle: Any) -> tuple[State, int]:
+    """Return the state and libvirt's number of the reason."""
+    with libvirt_call("read the state of", f"domain '{handle.name()}'"):
+        state, reason = handle.state()
+    return State(state), reason
+
+
+def reason_text(state: State, reason: int) -> str:
+    """Say why a domain is off."""
+    if state is State.CRASHED:
+        return CRASHED_REASONS.get(reason, "it crashed")
+    return SHUTOFF_REASONS.get(reason, "it is not running")

@@ -1,0 +1,171 @@
+"""Volumes made from images: base images shared per pool, overlays above them, full clones.
+
+A base image is a volume of the pool, named by the image's content. It comes with its first overlay
+and goes with the last one, under a lock that holds across processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cloudify_libvirt.core import stream
+from cloudify_libvirt.core.errors import ImageFailed, InUse
+from cloudify_libvirt.core.image import Image
+from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.render import TemplateSource, render
+from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.spec.variables import Backing, VolumeFacts
+from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.core.volume import Volume, check_room
+
+BASE_PREFIX = "base-"
+# Bytes of the image's last non-empty block that tell whether an upload reached its end.
+_PROOF_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A volume to make: ``capacity_bytes`` None means the image's own size."""
+
+    name: str
+    capacity_bytes: int | None = None
+    format: str = "qcow2"
+    allocation_bytes: int = 0
+    write_xml: Callable[[VolumeFacts], str] | None = None
+
+    def xml(self, capacity_bytes: int, backing: Volume | None = None, format_: str = "") -> str:
+        """Return the definition, from the packaged template unless ``write_xml`` brings another."""
+        below = Backing(backing.path, backing.facts().format) if backing else None
+        facts = VolumeFacts(capacity_bytes, self.allocation_bytes, format_ or self.format, below)
+        return (self.write_xml or self._packaged)(facts)
+
+    def _packaged(self, facts: VolumeFacts) -> str:
+        variables = {**asdict(facts), "name": self.name}
+        return render(TemplateSource(name="volume.xml.j2"), variables, schema="storagevol", node=self.name)
+
+
+def active_pool(session: Session, name: str) -> Pool:
+    """Return the pool, started."""
+    remedy = "Name an existing pool in params.pool, or add a node of type cloudify.libvirt.pool."
+    pool = Pool.get(session, name, remedy)
+    pool.start()
+    return pool
+
+
+def empty(pool: Pool, wish: Wish) -> Volume:
+    """Make a volume without content, unless it is there."""
+    found = Volume.find(pool, wish.name)
+    if found is not None:
+        return found
+    if wish.allocation_bytes:
+        check_room(pool, wish.allocation_bytes, wish.name)
+    return Volume.create(pool, wish.xml(wish.capacity_bytes or 0), wish.name)
+
+
+def blob(pool: Pool, name: str, data: bytes) -> Volume:
+    """Make a raw volume with exactly this content; an unfinished one of that name is made anew."""
+    found = Volume.find(pool, name)
+    if found is not None:
+        found.delete()
+    volume = empty(pool, Wish(name, len(data), "raw"))
+    volume.upload(data)
+    return volume
+
+
+def overlay(pool: Pool, wish: Wish, image: Image) -> Volume:
+    """Make a thin copy of an image: nothing is copied but the image once per pool."""
+    capacity = capacity_of(wish, image)
+    with pool.lock():
+        base = _base(pool, image)
+        found = Volume.find(pool, wish.name)
+        if found is not None and found.facts().backing != base.path:
+            found.delete()
+            found = None
+        if found is None:
+            found = Volume.create(pool, wish.xml(capacity, base), wish.name)
+    found.grow(capacity)
+    return found
+
+
+def clone(pool: Pool, wish: Wish, image: Image) -> Volume:
+    """Make a full copy of an image; an unfinished one of that name is made anew."""
+    capacity = capacity_of(wish, image)
+    found = Volume.find(pool, wish.name)
+    if found is not None:
+        found.delete()
+    check_room(pool, image.file_bytes, wish.name)
+    volume = Volume.create(pool, wish.xml(image.size_bytes, format_=image.format), wish.name)
+    volume.upload(image.path)
+    volume.grow(capacity)
+    return volume
+
+
+def capacity_of(wish: Wish, image: Image) -> int:
+    """Return the size of the disk; raise when it would cut the image."""
+    wanted = wish.capacity_bytes or image.size_bytes
+    if wanted < image.size_bytes:
+        raise ImageFailed(
+            "make",
+            f"volume '{wish.name}'",
+            f"{human_size(wanted)} is less than the image's {human_size(image.size_bytes)}",
+            "Give a larger size, or none.",
+        )
+    return wanted
+
+
+def base_name(image: Image) -> str:
+    """Return the name of an image's base volume: by content."""
+    return f"{BASE_PREFIX}{image.sha256[:32]}.{image.format}"
+
+
+def _base(pool: Pool, image: Image) -> Volume:
+    """Return the base volume; call with the pool's lock held."""
+    name = base_name(image)
+    found = Volume.find(pool, name)
+    if found is None:
+        check_room(pool, image.file_bytes, name)
+        found = Volume.create(pool, Wish(name, format=image.format).xml(image.size_bytes), name)
+    elif _is_complete(found, image.path):
+        return found
+    found.upload(image.path)
+    return found
+
+
+def _is_complete(base: Volume, source: Path) -> bool:
+    """Tell whether an upload reached the last block of the image that is not empty."""
+    offset, block = stream.last_block(source, _PROOF_BYTES)
+    return not block or stream.read(base.pool.session, base.handle, offset, len(block), base.target) == block
+
+
+def release_base(pool: Pool, path: str) -> bool:
+    """Delete a base image that no overlay needs any more; True when it went."""
+    name = Path(path).name
+    if not name.startswith(BASE_PREFIX):
+        return False
+    with pool.lock():
+        base = Volume.find(pool, name)
+        if base is None or base.path != path:
+            return False
+        try:
+            base.delete()
+        except InUse:
+            return False
+    return True
+
+
+def remove(pool: Pool, name: str, besides: str = "") -> bool:
+    """Delete a volume that we made, and its base image with the last overlay; missing is fine.
+
+    Raises:
+        InUse: another domain or an overlay needs the volume.
+    """
+    volume = Volume.find(pool, name)
+    if volume is None:
+        return False
+    backing = volume.facts().backing
+    volume.delete(besides)
+    if backing:
+        release_base(pool, backing)
+    return True

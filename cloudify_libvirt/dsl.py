@@ -1,0 +1,254 @@
+"""What the plugin offers to blueprints, as one table, and the plugin YAML files made from it.
+
+``scripts/generate-plugin-yaml`` writes the files; the keys of ``params`` come from the models in
+``core.spec``, so that a file and what the plugin accepts cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from cloudify_libvirt import __version__
+from cloudify_libvirt.core.spec import DomainSpec, IsoSpec, NetworkSpec, PoolSpec, VolumeSpec
+from cloudify_libvirt.core.spec.base import Spec, dsl_properties
+
+PACKAGE = "cloudify-libvirt-plugin"
+PLUGIN = "libvirt"
+LABELS = {"obj-type": {"values": ["libvirt"]}}
+
+# File name -> definitions version. A Manager takes the file whose name ends in the blueprint's
+# version, else the one without a version, so plugin.yaml must parse at 1_3.
+FILES = {"plugin.yaml": "1_3", "plugin_1_4.yaml": "1_4", "plugin_1_5.yaml": "1_5"}
+
+LIFECYCLE = "cloudify.interfaces.lifecycle"
+RELATIONSHIP = "cloudify.interfaces.relationship_lifecycle"
+FREEZE = "cloudify.interfaces.freeze"
+SNAPSHOT = "cloudify.interfaces.snapshot"
+STATISTICS = "cloudify.interfaces.statistics"
+HOST = "cloudify.interfaces.host"
+
+# Inputs of the one operation of a type that renders XML. Any other input is accepted undeclared.
+RENDERS: Mapping[str, Any] = {"params": {}, "template_resource": "", "template_content": ""}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of an interface, and the function below ``cloudify_libvirt`` that runs it."""
+
+    interface: str
+    name: str
+    function: str
+    inputs: Mapping[str, Any] | None = None
+    retry_interval: float | None = None
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """One node type; ``params`` names its data type and ``model`` the spec that declares its keys."""
+
+    name: str
+    derived_from: str
+    params: str
+    model: type[Spec]
+    operations: tuple[Operation, ...]
+
+
+def _lifecycle(module: str, *names: str, renders: str) -> tuple[Operation, ...]:
+    return tuple(Operation(LIFECYCLE, name, f"{module}.{name}", RENDERS if name == renders else None) for name in names)
+
+
+def _snapshots(module: str) -> tuple[Operation, ...]:
+    return tuple(Operation(SNAPSHOT, name, f"{module}.snapshot_{name}") for name in ("create", "apply", "delete"))
+
+
+NODE_TYPES = (
+    NodeType(
+        "cloudify.libvirt.domain",
+        "cloudify.nodes.Compute",
+        "cloudify.datatypes.domain",
+        DomainSpec,
+        (
+            *_lifecycle(
+                "domain_tasks",
+                *("precreate", "create", "configure", "start", "stop", "delete", "reboot", "update"),
+                renders="configure",
+            ),
+            # The engine asks again and again while a start is not complete, by default every 3 s
+            # (15 s on a Manager); asking is cheap, so the guest's readiness is seen at once.
+            Operation(HOST, "get_state", "domain_tasks.get_state", retry_interval=0.1),
+            Operation(FREEZE, "suspend", "domain_tasks.suspend"),
+            Operation(FREEZE, "resume", "domain_tasks.resume"),
+            *_snapshots("domain_tasks"),
+            Operation(STATISTICS, "perfomance", "domain_tasks.perfomance"),
+        ),
+    ),
+    NodeType(
+        "cloudify.libvirt.network",
+        "cloudify.nodes.Network",
+        "cloudify.datatypes.network",
+        NetworkSpec,
+        # No stop: the workflows stop and restart run it before that of the machines that use the network.
+        (
+            *_lifecycle("network_tasks", "precreate", "create", "start", "delete", renders="create"),
+            *_snapshots("network_tasks"),
+        ),
+    ),
+    NodeType(
+        "cloudify.libvirt.pool",
+        "cloudify.nodes.Tier",
+        "cloudify.datatypes.pool",
+        PoolSpec,
+        (
+            *_lifecycle("pool_tasks", "precreate", "create", "configure", "start", "stop", "delete", renders="create"),
+            *_snapshots("pool_tasks"),
+        ),
+    ),
+    NodeType(
+        "cloudify.libvirt.volume",
+        "cloudify.nodes.Tier",
+        "cloudify.datatypes.volume",
+        VolumeSpec,
+        (
+            *_lifecycle("volume_tasks", "precreate", "create", "start", "stop", "delete", renders="create"),
+            *_snapshots("volume_tasks"),
+        ),
+    ),
+    NodeType(
+        "cloudify.libvirt.ISO9660",
+        "cloudify.nodes.Tier",
+        "cloudify.datatypes.iso9660",
+        IsoSpec,
+        _lifecycle("iso9660_tasks", "precreate", "create", "delete", renders="create"),
+    ),
+)
+
+CONNECTED_TO = "cloudify.libvirt.relationships.connected_to"
+CONNECTED_TO_OPERATIONS = (
+    Operation(RELATIONSHIP, "establish", "network_tasks.link"),
+    Operation(RELATIONSHIP, "unlink", "network_tasks.unlink"),
+)
+
+# In the table, but not in the files until the function exists: a mapping to a missing function
+# makes every blueprint fail when it is read. All of these come with release 1.1: snapshots,
+# backups, statistics and the update of a running machine.
+LATER = frozenset(
+    {
+        *(
+            f"{module}.snapshot_{name}"
+            for module in ("domain_tasks", "network_tasks", "pool_tasks", "volume_tasks")
+            for name in ("create", "apply", "delete")
+        ),
+        "domain_tasks.perfomance",
+        "domain_tasks.update",
+    }
+)
+
+# Mapped by no type; blueprints name them in an implementation of their own.
+CALLED_BY_BLUEPRINTS = frozenset(
+    {
+        "domain_tasks.update_domain_flags",
+        "domain_tasks.attach_device_flags",
+        "domain_tasks.detach_device_flags",
+        "network_tasks.stop",
+    }
+)
+
+# Properties of every type, beside params. None has a type, so that strings such as "yes" parse.
+PROPERTIES: Mapping[str, Any] = {
+    "use_external_resource": {
+        "description": "Use the existing object that resource_id names; never create, stop or delete it.",
+        "default": False,
+    },
+    "create_if_missing": {
+        "description": "With use_external_resource: create the object, and own it, when there is none of that name.",
+        "default": False,
+    },
+    "resource_id": {"description": "Name of the existing object.", "default": ""},
+    "backup_dir": {"description": "Directory of backups that are kept in files.", "default": "./"},
+    "libvirt_auth": {"description": "URI of the libvirt connection.", "default": "qemu:///system"},
+}
+
+
+def mapped(*, released: bool = True) -> Iterator[Operation]:
+    """Yield every operation of the table; only those in the files when ``released``."""
+    tables = (*(node_type.operations for node_type in NODE_TYPES), CONNECTED_TO_OPERATIONS)
+    for operations in tables:
+        for operation in operations:
+            if not released or operation.function not in LATER:
+                yield operation
+
+
+def _interfaces(operations: tuple[Operation, ...]) -> dict[str, Any]:
+    interfaces: dict[str, Any] = {}
+    for operation in operations:
+        if operation.function in LATER:
+            continue
+        body: dict[str, Any] = {"implementation": f"{PLUGIN}.cloudify_libvirt.{operation.function}"}
+        if operation.retry_interval is not None:
+            body["retry_interval"] = operation.retry_interval
+        if operation.inputs:
+            body["inputs"] = {key: {"default": default} for key, default in operation.inputs.items()}
+        interfaces.setdefault(operation.interface, {})[operation.name] = body
+    return interfaces
+
+
+def _node_type(node_type: NodeType) -> dict[str, Any]:
+    params = {"description": "What to create.", "type": node_type.params, "default": {}}
+    return {
+        "derived_from": node_type.derived_from,
+        "properties": {**PROPERTIES, "params": params},
+        "interfaces": _interfaces(node_type.operations),
+    }
+
+
+def document(dsl_version: str) -> dict[str, Any]:
+    """Build the plugin's definitions for one DSL version such as ``1_4``."""
+    return {
+        "tosca_definitions_version": f"cloudify_dsl_{dsl_version}",
+        "plugins": {
+            PLUGIN: {
+                "executor": "central_deployment_agent",
+                "package_name": PACKAGE,
+                "package_version": __version__,
+            }
+        },
+        "data_types": {node_type.params: {"properties": dsl_properties(node_type.model)} for node_type in NODE_TYPES},
+        "node_types": {node_type.name: _node_type(node_type) for node_type in NODE_TYPES},
+        "relationships": {
+            CONNECTED_TO: {
+                "derived_from": "cloudify.relationships.connected_to",
+                "target_interfaces": _interfaces(CONNECTED_TO_OPERATIONS),
+            }
+        },
+        "blueprint_labels": LABELS,
+        "labels": LABELS,
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indents list items and repeats equal values instead of naming them by an anchor."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
+
+
+HEADER = "# Made by scripts/generate-plugin-yaml from cloudify_libvirt/dsl.py and core/spec; change those instead.\n"
+
+
+def render_files() -> dict[str, str]:
+    """Render every plugin YAML file, by its name."""
+    files = {}
+    for name, dsl_version in FILES.items():
+        sections = [
+            yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, width=110)
+            for key, value in document(dsl_version).items()
+        ]
+        files[name] = HEADER + "\n" + "\n".join(sections)
+    return files

@@ -1,0 +1,292 @@
+"""One operation's request: inputs, properties and runtime properties, merged by the contract's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from cloudify_libvirt import __version__
+from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.identity import Identity, assign_indexes
+from cloudify_libvirt.core.media import expand
+from cloudify_libvirt.core.render import TemplateSource, render
+from cloudify_libvirt.core.session import Session, connect
+from cloudify_libvirt.core.spec import Kind, parse_spec
+from cloudify_libvirt.core.spec.variables import Facts, OwnershipMark, template_variables
+from cloudify_libvirt.core.units import parse_bool
+from cloudify_libvirt.ctxview import view
+
+DEFAULT_URI = "qemu:///system"
+
+# What operations write; removed by delete, so that the instance can be installed again.
+OWN_KEYS = frozenset(
+    {
+        "libvirt_auth",
+        "params",
+        "params_from_properties",
+        "use_external_resource",
+        "uuid",
+        "index",
+        "hostname",
+        "ip",
+        "networks",
+        "public_ip_address",
+        "ipv4_addresses",
+        "ipv6_addresses",
+        "accelerator",
+        "domain_type",
+        "made",
+        "started_at",
+        "stale_leases",
+        "bridge",
+        "cidr",
+        "built",
+        "wiped",
+        "reservations",
+        "ssh_command",
+        "path",
+        "filled",
+        "stat",
+    }
+)
+
+# Texts in these parameters are Jinja templates over the instance's identity.
+_EXPANDED = ("name", "networks", "cloud_init")
+
+_NOT_RECORDED = frozenset({"cloud_init"})
+
+_indexes: dict[tuple[str, str], dict[str, int]] = {}
+
+
+class Record:
+    """The instance's runtime properties as a journal: top-level assignment, saved at once."""
+
+    def __init__(self, ctx: Any) -> None:
+        """Stand on one context; its instance is the only one that is ever written."""
+        self._ctx = ctx
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a runtime property."""
+        return self._ctx.instance.runtime_properties.get(key, default)
+
+    def put(self, **values: Any) -> None:
+        """Assign runtime properties and store them now."""
+        self.assign(**values)
+        self._ctx.instance.update()
+
+    def assign(self, **values: Any) -> None:
+        """Assign runtime properties; the engine stores them when the operation ends."""
+        properties = self._ctx.instance.runtime_properties
+        for key, value in values.items():
+            if key not in properties or properties[key] != value:
+                properties[key] = value
+
+    def clear(self) -> None:
+        """Forget what we wrote; ``resource_id`` stays as None, as existing blueprints expect."""
+        properties = self._ctx.instance.runtime_properties
+        for key in OWN_KEYS & set(properties):
+            del properties[key]
+        if "resource_id" in properties:
+            properties["resource_id"] = None
+
+    def note(self, text: str) -> None:
+        """Log a step."""
+        self._ctx.logger.info(text)
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        self._ctx.logger.warning(text)
+
+
+class Request:
+    """What one operation call asks for."""
+
+    def __init__(self, ctx: Any, kind: Kind, inputs: Mapping[str, Any]) -> None:
+        """Read nothing yet; every part is read when it is first needed."""
+        self.ctx = ctx
+        self.kind = kind
+        self.inputs = inputs
+        self.record = Record(ctx)
+
+    @property
+    def label(self) -> str:
+        """Return how messages call the node instance."""
+        return f"node {self.ctx.node.name}"
+
+    def _setting(self, key: str, default: Any) -> Any:
+        """Return input, else runtime property, else node property, else the default; "" counts as unset."""
+        for value in (self.inputs.get(key), self.record.get(key)):
+            if value not in (None, ""):
+                return value
+        value = self.ctx.node.properties.get(key)
+        return default if value in (None, "") else value
+
+    @cached_property
+    def uri(self) -> str:
+        """Return the hypervisor's URI."""
+        value = self._setting("libvirt_auth", DEFAULT_URI)
+        if isinstance(value, Mapping):
+            raise InvalidSpec(
+                "read",
+                f"libvirt_auth of {self.label}",
+                f"{value!r} is not a text",
+                "Give a URI. Functions are evaluated in operation inputs, not in properties.",
+            )
+        self.record.assign(libvirt_auth=value)
+        return str(value)
+
+    @cached_property
+    def session(self) -> Session:
+        """Return the connection."""
+        return connect(self.uri)
+
+    @cached_property
+    def external(self) -> bool:
+        """Tell whether the object is used, not made."""
+        value = parse_bool(self._setting("use_external_resource", False), "use_external_resource")
+        self.record.assign(use_external_resource=value)
+        return value
+
+    @property
+    def create_if_missing(self) -> bool:
+        """Tell whether an external object that does not exist is made."""
+        return parse_bool(self._setting("create_if_missing", False), "create_if_missing")
+
+    @property
+    def resource_id(self) -> str:
+        """Return the existing object's name as the user gave it, or what we recorded."""
+        return str(self._setting("resource_id", "") or "")
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Return who this instance is; its number is recorded at the first call."""
+        index = self.record.get("index")
+        if index is None:
+            index = _index_of(self.ctx)
+            self.record.assign(index=index)
+        tenant = getattr(self.ctx, "tenant_name", None)
+        deployment = self.ctx.deployment.id
+        if isinstance(tenant, str) and tenant not in ("", "default_tenant"):
+            deployment = f"{tenant}/{deployment}"
+        return Identity(deployment, self.ctx.node.id, int(index), self.ctx.instance.id)
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """Return the merged params: properties, then runtime, then inputs; recorded with name and UUID."""
+        properties = dict(self.ctx.node.properties.get("params") or {})
+        seen = self.record.get("params_from_properties") or {}
+        runtime = self.record.get("params") or {}
+        # A runtime value that is only the copy of an older property gives way to the property of today.
+        changed = {k: v for k, v in runtime.items() if not (k in seen and seen[k] == v and k in properties)}
+        merged = {**properties, **changed, **self._input_params}
+        merged.update(self._expanded(merged))
+        if not merged.get("name"):
+            merged["name"] = self.ctx.instance.id
+        if not merged.get("instance_uuid"):
+            merged["instance_uuid"] = self.identity.uuid(self.kind)
+        # Seeds hold passwords; what the blueprint says can be read there again.
+        kept = {k: v for k, v in merged.items() if k not in _NOT_RECORDED or k in self._input_params}
+        self.record.assign(params=kept, params_from_properties={k: properties[k] for k in properties if k in kept})
+        return merged
+
+    @property
+    def _input_params(self) -> dict[str, Any]:
+        value = self.inputs.get("params") or {}
+        if not isinstance(value, Mapping):
+            raise InvalidSpec(
+                "read",
+                f"input params of {self.label}",
+                f"{type(value).__name__} is not a map",
+                "Give params as a map of parameters.",
+            )
+        return dict(value)
+
+    def _expanded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        identity = self.identity
+        variables = {
+            "deployment": identity.deployment,
+            "node": identity.node,
+            "instance": identity.instance,
+            "index": identity.index,
+            "number": identity.index + 1,
+        }
+        name = expand(params.get("name") or "", variables) or identity.instance
+        wanted = {key: params[key] for key in _EXPANDED if params.get(key)}
+        return dict(expand(wanted, {**variables, "name": name, "hostname": name}))
+
+    @cached_property
+    def spec(self) -> Any:
+        """Return the validated params."""
+        return parse_spec(self.kind, self.params, node=self.ctx.node.name, extra=self.has_own_template)
+
+    @property
+    def name(self) -> str:
+        """Return the object's name."""
+        return str(self.params["name"])
+
+    @property
+    def has_own_template(self) -> bool:
+        """Tell whether the user gave a template of his own."""
+        return any(self._setting(key, "") for key in ("template_resource", "template_content"))
+
+    @property
+    def wanted_pool(self) -> str:
+        """Return the name of the pool that the object lives in."""
+        pool = self.params.get("pool")
+        if not pool:
+            raise InvalidSpec("find the pool of", self.label, "params.pool is not set", "Name a pool.")
+        return str(pool)
+
+    @property
+    def mark(self) -> OwnershipMark:
+        """Return the mark that what we make carries."""
+        identity = self.identity
+        return OwnershipMark(identity.deployment, identity.node, identity.instance, __version__)
+
+    def render(self, packaged: str, schema: str, facts: Facts) -> str:
+        """Render the user's template, or the packaged one, and check it against libvirt's schema."""
+        own = self.has_own_template
+        variables = template_variables(self.spec, facts, view(self.ctx) if own else "")
+        return render(self.template(packaged), variables, schema=schema, node=self.ctx.node.name)
+
+    def template(self, packaged: str) -> TemplateSource:
+        """Return the user's template, or the packaged one of that name."""
+        resource = self._setting("template_resource", "")
+        if resource:
+            text = self.ctx.get_resource(inside_blueprint(resource, self.label))
+            return TemplateSource(text=text.decode("utf-8"), name=str(resource), origin=str(resource))
+        content = self._setting("template_content", "")
+        if content:
+            return TemplateSource(text=str(content), name="template_content", origin="template_content")
+        return TemplateSource(name=packaged)
+
+
+def inside_blueprint(resource: str, label: str) -> str:
+    """Return a resource path that stays inside the blueprint."""
+    path = str(resource)
+    if path.startswith("/") or ".." in path.split("/"):
+        raise InvalidSpec(
+            "read",
+            f"template_resource of {label}",
+            f"{path!r} leaves the blueprint's directory",
+            "Keep templates inside the blueprint and give their relative path.",
+        )
+    return path
+
+
+def _index_of(ctx: Any) -> int:
+    """Return the instance's number among the instances of its node, from 0."""
+    given = getattr(ctx.instance, "index", None)
+    if isinstance(given, int):
+        return given
+    storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
+    if storage is None:
+        return 0
+    key = (f"{ctx.deployment.id}/{getattr(ctx, 'execution_id', '')}", ctx.node.id)
+    known = _indexes.get(key, {})
+    if ctx.instance.id not in known:
+        instances = storage.get_node_instances(ctx.node.id)
+        recorded = {i.id: i.runtime_properties["index"] for i in instances if "index" in (i.runtime_properties or {})}
+        known = _indexes[key] = assign_indexes({**recorded, **known}, [i.id for i in instances])
+    return known[ctx.instance.id]

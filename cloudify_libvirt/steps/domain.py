@@ -1,0 +1,163 @@
+"""Steps of a domain's life."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cloudify_libvirt.binding import claim, find_external
+from cloudify_libvirt.core import preflight, readiness, states
+from cloudify_libvirt.core.console import remove_log
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import CoreError, TimedOut
+from cloudify_libvirt.core.network import Network
+from cloudify_libvirt.core.units import parse_bool, parse_int
+from cloudify_libvirt.engine import queued_operations
+from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import addresses, machine, parts
+
+ADDRESS_TIMEOUT_S = 300
+SHUTDOWN_TIMEOUT_S = 60
+# Workflows that run `start` alone: nobody asks for the host's state afterwards.
+_START_ONLY = frozenset({"start", "restart", "execute_operation"})
+
+
+def check(request: Request) -> None:
+    """Refuse what cannot work, before anything is made."""
+    if not request.external:
+        _ = request.spec
+        Domain.check_free(request.session, request.name, request.params["instance_uuid"])
+
+
+def create(request: Request) -> None:
+    """Record the merged parameters, with MACs filled in; scripts may rewrite them before ``configure``."""
+    if request.external:
+        _ = (request.params, request.uri)
+        return
+    machine.fill_macs(request)
+
+
+def configure(request: Request) -> None:
+    """Find the existing domain, or make ours with its volumes and reservations; nothing is started."""
+    if request.external and find_external(Domain, request):
+        return
+    plan = machine.plan(request)
+    claim(Domain, request)
+    try:
+        _make(request, plan)
+    except CoreError as error:
+        if not error.retryable and Domain.find_by_uuid(request.session, plan.uuid) is None:
+            parts.remove(request, besides=plan.uuid)
+        raise
+
+
+def _make(request: Request, plan: machine.Plan) -> None:
+    xml = machine.xml(request, plan)
+    preflight.check_paths(request.session, machine.foreign_paths(request), Domain.label(request.name, request.session))
+    parts.make(request, plan)
+    domain = Domain.define(request.session, xml, request.name, plan.uuid)
+    domain.autostart(request.spec.autostart)
+    request.record.put(accelerator=plan.choice.why, domain_type=plan.choice.domain_type)
+    request.record.note(f"defined {domain.target} ({plan.choice.domain_type}: {plan.choice.why})")
+
+
+def start(domain: Domain, request: Request) -> None:
+    """Start the domain; where no state is asked for afterwards, wait for its addresses here."""
+    if domain.state not in states.RUNNING:
+        facts = domain.facts()
+        _check_networks(domain)
+        if domain.session.driver == "qemu":
+            preflight.check_memory(domain.session, domain.memory_kib, domain.target)
+        request.record.put(started_at=time.time(), stale_leases=readiness.stale_leases(domain))
+        domain.start()
+        console = f", console log {facts.console_log}" if facts.console_log else ""
+        request.record.note(f"started {domain.target}{console}")
+    if request.ctx.workflow_id in _START_ONLY:
+        _wait_here(domain, request)
+
+
+def _check_networks(domain: Domain) -> None:
+    for name in {card.network for card in domain.facts().interfaces if card.network}:
+        network = Network.get(domain.session, name, "Check params.networks, or install its node first.")
+        if not network.active:
+            reason = f"its network '{name}' is not active"
+            raise CoreError("start", domain.target, reason, f"Start it: virsh net-start {name}")
+
+
+def _wait_here(domain: Domain, request: Request) -> None:
+    while not get_state(domain, request):
+        request.record.note(f"waiting for an address of {domain.name}")
+
+
+def get_state(domain: Domain, request: Request) -> bool:
+    """Tell whether the domain runs and, where one is waited for, has an address; record the addresses.
+
+    Raises:
+        GuestFailed: the guest ended.
+        TimedOut: it has no address by its deadline.
+    """
+    params = request.record.get("params") or {}
+    if not parse_bool(params.get("wait_for_ip") or False, "wait_for_ip") or not domain.facts().interfaces:
+        return _runs(domain)
+    waited = time.time() - float(request.record.get("started_at") or time.time())
+    cards = readiness.turn(domain, request.record.get("stale_leases") or {}, queued=queued_operations)
+    if cards is not None:
+        addresses.write(request, cards)
+        request.record.note(f"{domain.name} has address {request.record.get('ip')} after {waited:.1f} s")
+        return True
+    if waited > _seconds(params, "address_timeout_s", ADDRESS_TIMEOUT_S):
+        raise readiness.overdue(domain, waited)
+    return False
+
+
+def _runs(domain: Domain) -> bool:
+    if domain.state in states.OFF:
+        raise domain.failure("run")
+    return True
+
+
+def _seconds(params: dict[str, Any], key: str, default: int) -> int:
+    value = params.get(key)
+    return default if value in (None, "") else parse_int(value, key)
+
+
+def stop(domain: Domain, request: Request) -> None:
+    """Ask the guest to shut down, then force it; forget its address."""
+    readiness.forget(domain)
+    params = request.record.get("params") or {}
+    domain.stop(_seconds(params, "shutdown_timeout_s", SHUTDOWN_TIMEOUT_S))
+    request.record.assign(ip=None)
+
+
+def delete(domain: Domain | None, request: Request) -> None:
+    """Remove the domain and exactly what was made for it."""
+    uuid = str(request.record.get("uuid") or "")
+    if domain is not None:
+        readiness.forget(domain)
+        domain.destroy()
+        console = domain.facts().console_log
+        domain.undefine()
+        remove_log(domain.session, console)
+    parts.remove(request, besides=uuid)
+
+
+def reboot(domain: Domain) -> None:
+    """Ask the guest to restart."""
+    _change(domain, states.REBOOT)
+
+
+def suspend(domain: Domain) -> None:
+    """Pause the guest; fine when it is paused."""
+    if domain.state is not states.State.PAUSED:
+        _change(domain, states.SUSPEND)
+
+
+def resume(domain: Domain) -> None:
+    """Let a paused guest go on; fine when it runs."""
+    if domain.state not in states.RUNNING:
+        _change(domain, states.RESUME)
+
+
+def _change(domain: Domain, transition: states.Transition) -> None:
+    if not domain.change(transition, SHUTDOWN_TIMEOUT_S):
+        raise TimedOut(transition.name, domain.target, f"it is still {domain.state.name.lower()}")

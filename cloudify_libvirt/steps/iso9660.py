@@ -1,0 +1,34 @@
+"""Steps of an ISO 9660 image in an existing volume."""
+
+from __future__ import annotations
+
+from cloudify_libvirt.core.errors import Missing
+from cloudify_libvirt.core.media import build_iso
+from cloudify_libvirt.core.storage import active_pool
+from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.core.volume import Volume
+from cloudify_libvirt.request import Request, inside_blueprint
+
+
+def create(request: Request) -> None:
+    """Build the image and write it into the volume, which grows when it is too small."""
+    spec = request.spec
+    image = build_iso(_contents(request), vol_ident=spec.vol_ident, sys_ident=spec.sys_ident)
+    volume = Volume.get(active_pool(request.session, spec.pool), spec.volume)
+    if volume.facts().capacity_bytes < len(image):
+        volume.grow(len(image))
+    volume.upload(image)
+    count = len(spec.files) + len(spec.files_raw)
+    request.record.note(f"wrote {count} files ({human_size(len(image))}) to {volume.target}")
+
+
+def _contents(request: Request) -> dict[str, bytes]:
+    texts = {path: text.encode("utf-8") for path, text in request.spec.files.items()}
+    return {**texts, **{path: _resource(request, name) for path, name in request.spec.files_raw.items()}}
+
+
+def _resource(request: Request, name: str) -> bytes:
+    data = request.ctx.get_resource(inside_blueprint(name, request.label))
+    if data is None:
+        raise Missing("read", f"resource {name} for {request.label}", "the blueprint has no such file")
+    return data if isinstance(data, bytes) else str(data).encode("utf-8")

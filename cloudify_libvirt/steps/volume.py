@@ -1,0 +1,132 @@
+"""Steps of a volume's life: made and filled once, never touched again, wiped only when asked."""
+
+from __future__ import annotations
+
+from cloudify_libvirt.core import storage
+from cloudify_libvirt.core.errors import Conflict, InUse, Missing
+from cloudify_libvirt.core.image import Image
+from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.units import MIB, to_mib_rounded_up
+from cloudify_libvirt.core.volume import Volume
+from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps.images import fetch
+
+
+def check(request: Request) -> None:
+    """Refuse what cannot work, before anything is made."""
+    if not request.external:
+        _ = (request.spec, request.session)
+
+
+def create(request: Request) -> None:
+    """Find the existing volume, or make ours; its content comes with it unless it is a plain ``url``."""
+    pool = storage.active_pool(request.session, request.wanted_pool)
+    if request.external and _found(pool, request):
+        return
+    if request.record.get("resource_id") == request.name and request.record.get("filled"):
+        return
+    _claim(pool, request)
+    _make(pool, request)
+
+
+def _found(pool: Pool, request: Request) -> bool:
+    name = request.resource_id or request.name
+    volume = Volume.find(pool, name)
+    if volume is None and request.create_if_missing:
+        request.record.assign(use_external_resource=False)
+        request.params["name"] = name
+        return False
+    if volume is None:
+        volume = Volume.get(pool, name)
+    _record(request, volume, pool)
+    return True
+
+
+def _claim(pool: Pool, request: Request) -> None:
+    """Record the volume before it is made; one that was there before is somebody else's."""
+    if request.record.get("resource_id") == request.name:
+        return
+    if Volume.find(pool, request.name) is not None:
+        raise Conflict(
+            "create",
+            f"volume '{request.name}' of pool '{pool.name}'",
+            "a volume of this name exists",
+            "Choose another params.name, or set use_external_resource to use it as it is.",
+        )
+    request.record.put(resource_id=request.name, filled=False)
+
+
+def _make(pool: Pool, request: Request) -> None:
+    spec = request.spec
+    content = spec.content
+    if content is None:
+        volume = storage.empty(pool, _wish(request, spec.format or "raw"))
+    else:
+        image = fetch(request, content.source, content.checksum)
+        make = storage.overlay if content.mode == "overlay" else storage.clone
+        volume = make(pool, _wish(request, "qcow2"), image)
+        _record_size(request, image)
+    _record(request, volume, pool)
+    request.record.put(filled=True)
+
+
+def _wish(request: Request, format_: str) -> Wish:
+    spec = request.spec
+    return Wish(
+        request.name,
+        spec.capacity_bytes,
+        format_,
+        spec.allocation_bytes,
+        lambda facts: request.render("volume.xml.j2", "storagevol", facts),
+    )
+
+
+def _record_size(request: Request, image: Image) -> None:
+    if request.spec.url:
+        size = to_mib_rounded_up(image.file_bytes)
+        request.params.update(capacity=size, allocation=size)
+
+
+def _record(request: Request, volume: Volume, pool: Pool) -> None:
+    params = {**(request.record.get("params") or {}), "path": volume.path, "pool": pool.name}
+    request.record.put(resource_id=volume.name, params=params, path=volume.path)
+
+
+def find(request: Request) -> Volume | None:
+    """Return the volume that this instance recorded, or None."""
+    name = request.record.get("resource_id")
+    pool = Pool.find(request.session, request.wanted_pool) if name else None
+    if pool is None:
+        return None
+    pool.start()
+    return Volume.find(pool, name)
+
+
+def start(request: Request) -> None:
+    """Overwrite the asked part with zeros, once; contents were written when the volume was made."""
+    if request.external or not request.record.get("resource_id") or request.record.get("wiped"):
+        return
+    if not request.spec.zero_wipe:
+        return
+    volume = find(request)
+    if volume is None:
+        raise Missing("zero", f"the volume of {request.label}", "it is gone", "Install the node again.")
+    if request.spec.content is None:
+        volume.zero(min(request.spec.allocation * MIB, volume.facts().capacity_bytes))
+    request.record.put(wiped=True)
+
+
+def delete(request: Request) -> None:
+    """Delete the volume, unless somebody else uses it; then it is left, with a warning that names the user."""
+    name = request.record.get("resource_id")
+    if request.external or not name:
+        return
+    pool = Pool.find(request.session, request.wanted_pool)
+    if pool is None:
+        return
+    pool.start()
+    try:
+        storage.remove(pool, name)
+    except InUse as error:
+        request.record.warn(f"left volume '{name}' alone: {error.reason}")

@@ -1,0 +1,1 @@
+"""The parts of `scripts/lab`: model (what a lab is), cgroups, inside (its PID 1), outside (who drives it)."""
