@@ -48,6 +48,7 @@ setup(
         "pycdlib",
         "filelock",
         "platformdirs",
+        "zstandard",
     ],
     extras_require={
         # cfy 7.0.5 imports pkg_resources, which setuptools dropped in 81.

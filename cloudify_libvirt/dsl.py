@@ -74,7 +74,7 @@ NODE_TYPES = (
         (
             *_lifecycle(
                 "domain_tasks",
-                *("precreate", "create", "configure", "start", "stop", "delete", "reboot", "update"),
+                *("precreate", "create", "configure", "start", "prestop", "stop", "delete", "reboot", "update"),
                 renders="configure",
             ),
             # The engine asks again and again while a start is not complete, by default every 3 s

@@ -211,14 +211,19 @@ class Request:
             "index": identity.index,
             "number": identity.index + 1,
         }
-        name = expand(params.get("name") or "", variables) or identity.instance
+        name = expand(params.get("name") or "", variables, field="params.name") or identity.instance
         wanted = {key: params[key] for key in _EXPANDED if params.get(key)}
-        return dict(expand(wanted, {**variables, "name": name, "hostname": name}))
+        return dict(expand(wanted, {**variables, "name": name, "hostname": name}, field="params"))
 
     @cached_property
     def spec(self) -> Any:
-        """Return the validated params."""
+        """Return the validated params of the object that is about to be made."""
         return parse_spec(self.kind, self.params, node=self.ctx.node.name, extra=self.has_own_template)
+
+    @property
+    def draft(self) -> Any:
+        """Return the params, validated as far as they go: a later operation may bring more, or a template."""
+        return parse_spec(self.kind, self.params, node=self.ctx.node.name, extra=True, complete=False)
 
     @property
     def name(self) -> str:

@@ -78,6 +78,11 @@ class Domain(Resource):
         console = f" Its console ended with:\n{lines}" if lines else ""
         return GuestFailed(action, self.target, self.off_reason, f"{remedy}{console}".strip())
 
+    def ask_shutdown(self) -> None:
+        """Ask the guest to shut down, and return at once; what refuses or ignores it is left for ``stop``."""
+        if self.state in states.RUNNING:
+            quiet_change(self, self._requests()[0][0], 0.0)
+
     def stop(self, timeout_s: float) -> None:
         """Ask the guest to shut down (agent, then ACPI), and destroy it when it has not by the deadline.
 

@@ -20,6 +20,9 @@ import yaml
 from cloudify_libvirt.core.errors import InvalidSpec
 
 _SECTOR = 2048
+# Drives read ahead over the end, and busybox finds no label on a medium of less than 68 KiB (its
+# superblock buffer); other ISO writers add 150 sectors for such readers, too.
+_PADDING_BYTES = 150 * _SECTOR
 _FILE_MODE, _DIRECTORY_MODE = 0o100444, 0o040555
 # Joliet allows 64 UCS-2 characters a name and 16 a volume identifier; pycdlib counts UTF-8 bytes.
 _NAME_BYTES, _IDENT_LENGTH = 64, 16
@@ -56,7 +59,7 @@ def build_iso(files: Mapping[str, bytes], *, vol_ident: str = "cidata", sys_iden
     image = io.BytesIO()
     iso.write_fp(image)
     iso.close()
-    return _freeze_dates(bytearray(image.getvalue()))
+    return _freeze_dates(bytearray(image.getvalue())) + bytes(_PADDING_BYTES)
 
 
 def _check_ident(field: str, value: str) -> None:

@@ -25,7 +25,7 @@ _START_ONLY = frozenset({"start", "restart", "execute_operation"})
 def check(request: Request) -> None:
     """Refuse what cannot work, before anything is made."""
     if not request.external:
-        _ = request.spec
+        _ = request.draft
         Domain.check_free(request.session, request.name, request.params["instance_uuid"])
 
 
@@ -99,8 +99,9 @@ def get_state(domain: Domain, request: Request) -> bool:
     params = request.record.get("params") or {}
     if not parse_bool(params.get("wait_for_ip") or False, "wait_for_ip") or not domain.facts().interfaces:
         return _runs(domain)
-    waited = time.time() - float(request.record.get("started_at") or time.time())
+    begin = float(request.record.get("started_at") or time.time())
     cards = readiness.turn(domain, request.record.get("stale_leases") or {}, queued=queued_operations)
+    waited = time.time() - begin
     if cards is not None:
         addresses.write(request, cards)
         request.record.note(f"{domain.name} has address {request.record.get('ip')} after {waited:.1f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from cloudify_libvirt.core.download import public_url
 from cloudify_libvirt.core.image import Image, ImageCache, Progress
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.request import Request
@@ -20,7 +21,7 @@ class _Reporter:
     """Log a line every few seconds of a download."""
 
     def __init__(self, request: Request, source: str) -> None:
-        self._record, self._source = request.record, source.rsplit("/", 1)[-1]
+        self._record, self._source = request.record, public_url(source).rsplit("/", 1)[-1]
         self._next = time.monotonic() + REPORT_PERIOD_S
 
     def __call__(self, progress: Progress) -> None:

@@ -16,7 +16,7 @@ from cloudify_libvirt.steps.images import fetch
 def check(request: Request) -> None:
     """Refuse what cannot work, before anything is made."""
     if not request.external:
-        _ = (request.spec, request.session)
+        _ = (request.draft, request.session)
 
 
 def create(request: Request) -> None:
@@ -107,13 +107,14 @@ def start(request: Request) -> None:
     """Overwrite the asked part with zeros, once; contents were written when the volume was made."""
     if request.external or not request.record.get("resource_id") or request.record.get("wiped"):
         return
-    if not request.spec.zero_wipe:
+    spec = request.draft
+    if not spec.zero_wipe:
         return
     volume = find(request)
     if volume is None:
         raise Missing("zero", f"the volume of {request.label}", "it is gone", "Install the node again.")
-    if request.spec.content is None:
-        volume.zero(min(request.spec.allocation * MIB, volume.facts().capacity_bytes))
+    if spec.content is None:
+        volume.zero(min(spec.allocation * MIB, volume.facts().capacity_bytes))
     request.record.put(wiped=True)
 
 

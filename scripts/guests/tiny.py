@@ -51,7 +51,7 @@ SETTINGS = {
     "etc/fstab": f"LABEL={LABEL} / ext4 rw,noatime 0 0\n",
     "etc/doas.conf": "permit nopass keepenv :sudo\npermit nopass keepenv root\n",
     "etc/pam.d/doas": PAM_ALLOW_ALL,
-    "etc/acpi/PWRF/00000080": "#!/bin/sh\nexec /bin/busybox poweroff\n",
+    "etc/acpi/PWRF/00000080": "#!/bin/sh\nexec /sbin/poweroff\n",
     "boot/grub/grub.cfg": GRUB_CONFIG,
 }
 GUEST_FILES = {
@@ -67,12 +67,11 @@ GUEST_FILES = {
     },
     "tiny": {
         "start": "usr/lib/guest/start",
-        "stop": "usr/lib/guest/stop",
         "agent": "usr/lib/guest/agent",
         "hotplug": "usr/lib/guest/hotplug",
         "power-button": "usr/lib/guest/power-button",
         "inittab": "etc/inittab",
-        "shutdown": "sbin/shutdown",
+        "power": "usr/sbin/shutdown",
         "sudo": "usr/bin/sudo",
     },
 }
@@ -106,6 +105,9 @@ def _root(stage: Path, root: Path) -> None:
     rootfs.write(root, SETTINGS)
     for kind, places in GUEST_FILES.items():
         rootfs.install(root, kind, places)
+    for name in ("halt", "poweroff", "reboot"):
+        (root / "usr/sbin" / name).unlink()
+        (root / "usr/sbin" / name).symlink_to("shutdown")
     (root / "usr/sbin/init").symlink_to("/bin/busybox")
     (root / "usr/lib/sftp-server").symlink_to("openssh/sftp-server")
     (root / "etc/acpi/PWRF/00000080").chmod(0o755)

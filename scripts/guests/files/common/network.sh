@@ -141,7 +141,8 @@ configure_interface() {  # configure_interface NIC, from $RUN/net/NIC
     [ $asks_dhcp = no ] || dhcp "$1"
 }
 
-start_interface() {  # start_interface NIC: also for one that is plugged in later
+start_interface() {  # start_interface NIC: also for one that is plugged in later; once
+    mkdir "$RUN/net/$1.up" 2>/dev/null || return 0
     ip link set "$1" up
     if [ -f "$RUN/net/$1" ]; then configure_interface "$1"; else dhcp "$1"; fi
 }

@@ -45,7 +45,7 @@ set_hostname() {  # set_hostname NAME: may hold a domain
 }
 
 add_user() {  # add_user NAME: own group, home, locked password; nothing when it exists
-    grep -q "^$1:" /etc/passwd && return
+    [ -n "$1" ] && [ "$1" != root ] && ! grep -q "^$1:" /etc/passwd || return 0
     id=$((1000 + $(grep -c ':/home/' /etc/passwd)))
     echo "$1:x:$id:$id:$1:/home/$1:/bin/sh" >>/etc/passwd
     echo "$1:x:$id:" >>/etc/group
@@ -62,14 +62,20 @@ add_to_group() {  # add_to_group USER GROUP
 }
 
 add_key() {  # add_key USER KEY; root takes every key of the seed too
-    for user in root "$1"; do
+    echo "$2" >>$RUN/keys/root
+    [ "$1" = root ] || echo "$2" >>"$RUN/keys/$1"
+}
+
+install_keys() {
+    for list in $RUN/keys/*; do
+        [ -e "$list" ] || return 0
+        user=${list##*/}
         home=/root
         [ "$user" = root ] || home=/home/$user
-        mkdir -p "$home/.ssh"
-        grep -qxF "$2" "$home/.ssh/authorized_keys" 2>/dev/null || echo "$2" >>"$home/.ssh/authorized_keys"
-        chmod 700 "$home/.ssh"
+        mkdir -p -m 700 "$home/.ssh"
+        sort -u "$list" >"$home/.ssh/authorized_keys"
         chmod 600 "$home/.ssh/authorized_keys"
-        chown -R "$user" "$home/.ssh"
+        [ "$user" = root ] || chown -R "$user:$user" "$home/.ssh"
     done
 }
 
@@ -95,7 +101,11 @@ apply_users() {
     while IFS=$TAB read -r path value; do
         case $path in
         user | user/name) DEFAULT_USER=$value ;;
-        users/*/name) listed=yes; [ -n "$value" ] && add_user "$value" ;;
+        users/*/name)
+            listed=yes number=${path#users/}
+            eval "login_${number%%/*}=\$value"
+            add_user "$value"
+            ;;
         users/*/*) listed=yes ;;
         users/*) listed=yes; [ "$value" = default ] && DEFAULT=yes || add_user "$value" ;;
         esac
@@ -115,7 +125,7 @@ apply_user_settings() {  # keys are sorted, so "name" may come after what belong
         users/*/name) ;;
         users/*/*)
             number=${path#users/}; number=${number%%/*}
-            login=$(sed -n "s/^users\/$number\/name$TAB//p" $RUN/user)
+            eval "login=\$login_$number"
             [ -n "$login" ] && user_setting "${path#users/*/}" "$text"
             ;;
         ssh_authorized_keys | ssh_authorized_keys/*) add_key "${first_user:-root}" "$text" ;;
@@ -181,8 +191,10 @@ write_commands() {  # write_commands KEY OUT: runcmd or bootcmd as a shell scrip
 
 apply_seed() {  # once per instance; leaves the commands for run_commands
     [ $new_instance = yes ] || return 0
+    mkdir -p $RUN/keys
     : >/root/.ssh/authorized_keys
     apply_users
+    install_keys
     apply_write_files
     write_commands runcmd $STATE/data/runcmd
     case $first in '#!'*) cp "$user_data" $STATE/data/runcmd ;; esac
