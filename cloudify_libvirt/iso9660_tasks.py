@@ -10,7 +10,7 @@ from cloudify_libvirt.steps import iso9660 as steps
 @as_operation("iso9660")
 def precreate(request: Request) -> None:
     """Check the parameters and the connection before anything is made."""
-    _ = (request.spec, request.session)
+    _ = (request.draft, request.session)
 
 
 @as_operation("iso9660")

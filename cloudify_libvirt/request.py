@@ -284,7 +284,8 @@ def _index_of(ctx: Any) -> int:
     """Return the instance's number among the instances of its node, from 0."""
     given = getattr(ctx.instance, "index", None)
     if isinstance(given, int):
-        return given
+        # A Manager counts from 1.
+        return max(given - 1, 0)
     storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
     if storage is None:
         return 0

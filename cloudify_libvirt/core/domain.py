@@ -79,9 +79,12 @@ class Domain(Resource):
         return GuestFailed(action, self.target, self.off_reason, f"{remedy}{console}".strip())
 
     def ask_shutdown(self) -> None:
-        """Ask the guest to shut down, and return at once; what refuses or ignores it is left for ``stop``."""
+        """Ask the guest to shut down, and return at once; what refuses or ignores it is left for ``stop``.
+
+        Not by the agent: libvirt's call to it returns only when the guest is down.
+        """
         if self.state in states.RUNNING:
-            quiet_change(self, self._requests()[0][0], 0.0)
+            quiet_change(self, self._requests()[-1][0], 0.0)
 
     def stop(self, timeout_s: float) -> None:
         """Ask the guest to shut down (agent, then ACPI), and destroy it when it has not by the deadline.

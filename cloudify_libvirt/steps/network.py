@@ -21,7 +21,7 @@ def check(request: Request) -> None:
     if not request.external:
         uuid = request.params["instance_uuid"]
         Network.check_free(request.session, request.name, uuid)
-        _check_collisions(request.session, request.spec, uuid, Network.label(request.name, request.session))
+        _check_collisions(request.session, request.draft, uuid, Network.label(request.name, request.session))
 
 
 def create(request: Request) -> None:

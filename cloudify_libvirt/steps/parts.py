@@ -80,7 +80,6 @@ def _rootfs(request: Request, plan: Plan, part: Part) -> None:
     directory = _local_directory(pool, part.name)
     if not filled.get(part.name):
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o755)
         extract_root(plan.image.path, directory)
         _write_seed(directory / SEED_DIRECTORY, _seed_files(request, plan))
         pool.refresh()

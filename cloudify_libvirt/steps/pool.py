@@ -18,7 +18,7 @@ def check(request: Request) -> None:
     Pool.check_free(request.session, request.name, request.params["instance_uuid"])
     Pool.check_path_free(
         request.session,
-        request.spec.target_path,
+        request.draft.target_path,
         request.params["instance_uuid"],
         Pool.label(request.name, request.session),
     )

@@ -58,39 +58,37 @@ def _claim(pool: Pool, request: Request) -> None:
 
 
 def _make(pool: Pool, request: Request) -> None:
-    spec = request.spec
-    content = spec.content
+    content = request.spec.content
     if content is None:
-        volume = storage.empty(pool, _wish(request, spec.format or "raw"))
-    else:
-        image = fetch(request, content.source, content.checksum)
-        make = storage.overlay if content.mode == "overlay" else storage.clone
-        volume = make(pool, _wish(request, "qcow2"), image)
-        _record_size(request, image)
-    _record(request, volume, pool)
-    request.record.put(filled=True)
+        volume = storage.empty(pool, _wish(request, request.spec.format or "raw", None))
+        _record(request, volume, pool, filled=True)
+        return
+    image = fetch(request, content.source, content.checksum)
+    make = storage.overlay if content.mode == "overlay" else storage.clone
+    volume = make(pool, _wish(request, "qcow2", content.size), image)
+    _record(request, volume, pool, _recorded_size(request, image), filled=True)
 
 
-def _wish(request: Request, format_: str) -> Wish:
+def _wish(request: Request, format_: str, size_bytes: int | None) -> Wish:
     spec = request.spec
     return Wish(
         request.name,
-        spec.capacity_bytes,
+        size_bytes or spec.capacity_bytes,
         format_,
         spec.allocation_bytes,
         lambda facts: request.render("volume.xml.j2", "storagevol", facts),
     )
 
 
-def _record_size(request: Request, image: Image) -> None:
-    if request.spec.url:
-        size = to_mib_rounded_up(image.file_bytes)
-        request.params.update(capacity=size, allocation=size)
+def _recorded_size(request: Request, image: Image) -> dict[str, int]:
+    """Return what the contract has in params for a ``url``: the size of the file in MiB."""
+    size = to_mib_rounded_up(image.file_bytes)
+    return {"capacity": size, "allocation": size} if request.spec.url else {}
 
 
-def _record(request: Request, volume: Volume, pool: Pool) -> None:
-    params = {**(request.record.get("params") or {}), "path": volume.path, "pool": pool.name}
-    request.record.put(resource_id=volume.name, params=params, path=volume.path)
+def _record(request: Request, volume: Volume, pool: Pool, size: dict[str, int] | None = None, **more: object) -> None:
+    params = {**(request.record.get("params") or {}), "path": volume.path, "pool": pool.name, **(size or {})}
+    request.record.put(resource_id=volume.name, params=params, path=volume.path, **more)
 
 
 def find(request: Request) -> Volume | None:

@@ -8,7 +8,7 @@ from .tools import BuildError, as_root, run
 SECTOR = 512
 PARTITION_START = 2048  # sectors; GRUB's core lives between the MBR and here
 GRUB = Path("/usr/lib/grub/i386-pc")
-GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "normal", "linux16")
+GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "normal", "linux16", "iorw", "memrw")
 
 COMMANDS = ("sfdisk", "mke2fs", "grub-mkimage", "qemu-img", "unshare")
 FILES = {str(GRUB / "boot.img"): "grub-pc-bin"}

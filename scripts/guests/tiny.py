@@ -20,7 +20,18 @@ SIZE_MIB = 128
 # nokaslr, mitigations, edd, notests: each saves tenths of a second of emulated boot.
 COMMAND_LINE = "console=tty0 console=ttyS0 quiet nokaslr mitigations=off no_timer_check edd=off cryptomgr.notests"
 # linux16 enters at 1 MiB; "linux" wants 16 MiB and GRUB moves 54 MiB there byte by byte: 1.7 s under TCG.
+#
+# After a reset QEMU still watches the memory where the kernel's code was, and every write there takes long: unpacking
+# took 6 s instead of 0.3 s. So GRUB first lets fw_cfg clear 16-42 MiB, one large write that ends the watching.
+# Source: docs/specs/fw_cfg.txt of QEMU (a DMA access at 0x7c00: select nothing and read 26 MiB; big-endian).
+CLEAR_OLD_KERNEL = """write_dword 0x7c00 0x0a00ffff
+write_dword 0x7c04 0x0000a001
+write_dword 0x7c08 0
+write_dword 0x7c0c 1
+outl 0x518 0x007c0000
+"""
 GRUB_CONFIG = f"""set timeout=0
+{CLEAR_OLD_KERNEL}\
 linux16 /boot/vmlinuz {COMMAND_LINE}
 initrd16 /boot/initrd
 boot
@@ -71,6 +82,7 @@ GUEST_FILES = {
         "hotplug": "usr/lib/guest/hotplug",
         "power-button": "usr/lib/guest/power-button",
         "inittab": "etc/inittab",
+        "stop": "usr/lib/guest/stop",
         "power": "usr/sbin/shutdown",
         "sudo": "usr/bin/sudo",
     },

@@ -168,10 +168,14 @@ class Cfy:
 
 
 @pytest.fixture
-def cfy(prepared_home: Path, tmp_path: Path) -> Cfy:
+def cfy(prepared_home: Path, tmp_path: Path) -> Iterator[Cfy]:
     home = tmp_path / "home"
     shutil.copytree(prepared_home, home)
-    return Cfy(home)
+    tool = Cfy(home)
+    yield tool
+    # What a failed test left would fail the next ones, too.
+    for deployment in (home / ".cloudify/profiles/local/deployments").glob("*"):
+        tool.uninstall(deployment.name, check=False)
 
 
 def public_key(key: Path) -> str:
