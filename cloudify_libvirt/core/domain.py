@@ -12,7 +12,6 @@ from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.states import ALIVE, OFF, State, Transition
 from cloudify_libvirt.core.wait import Deadline, wait_until
 
-START_TIMEOUT_S = 60.0
 DESTROY_TIMEOUT_S = 30.0
 
 # What undefine must take along, most complete first: drivers refuse flags that they do not know.
@@ -69,7 +68,8 @@ class Domain(Resource):
         if state in states.RUNNING:
             return
         transition = states.RESUME if state is State.PAUSED else states.START
-        if not self.change(transition, START_TIMEOUT_S):
+        # libvirt's call returns when the guest runs: what is off now has ended again.
+        if not self.change(transition, 0.0):
             raise self.failure("start", "Look at its log on the host: /var/log/libvirt/.")
 
     def failure(self, action: str, remedy: str = "") -> GuestFailed:
@@ -79,12 +79,10 @@ class Domain(Resource):
         return GuestFailed(action, self.target, self.off_reason, f"{remedy}{console}".strip())
 
     def ask_shutdown(self) -> None:
-        """Ask the guest to shut down, and return at once; what refuses or ignores it is left for ``stop``.
-
-        Not by the agent: libvirt's call to it returns only when the guest is down.
-        """
+        """Ask the guest to shut down, and return at once; what refuses or ignores it is left for ``stop``."""
         if self.state in states.RUNNING:
-            quiet_change(self, self._requests()[-1][0], 0.0)
+            quick = next(way for way, _share in self._requests() if way.returns_at_once)
+            quiet_change(self, quick, 0.0)
 
     def stop(self, timeout_s: float) -> None:
         """Ask the guest to shut down (agent, then ACPI), and destroy it when it has not by the deadline.
@@ -107,6 +105,9 @@ class Domain(Resource):
 
     def _requests(self) -> list[tuple[Transition, float]]:
         """Return the polite ways to end this guest, each with its share of the time that is left then."""
+        if self.session.driver == "lxc":
+            # The signal ends small inits at once; systemd ignores it, and an init without initctl that.
+            return [(states.SHUTDOWN_SIGNAL, 0.1), (states.SHUTDOWN_INITCTL, 1.0)]
         if self.session.driver != "qemu":
             return [(states.SHUTDOWN, 1.0)]
         agent = [(states.SHUTDOWN_AGENT, 0.5)] if self.facts().agent_connected else []

@@ -53,6 +53,7 @@ class Transition:
     name: str
     ask: Callable[[Any], object]
     ends: frozenset[State]
+    returns_at_once: bool = True
 
 
 def _shutdown_agent(handle: Any) -> object:
@@ -61,6 +62,14 @@ def _shutdown_agent(handle: Any) -> object:
 
 def _shutdown_acpi(handle: Any) -> object:
     return handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+
+def _shutdown_signal(handle: Any) -> object:
+    return handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_SIGNAL)
+
+
+def _shutdown_initctl(handle: Any) -> object:
+    return handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_INITCTL)
 
 
 def _shutdown(handle: Any) -> object:
@@ -72,8 +81,11 @@ def _reboot(handle: Any) -> object:
 
 
 START = Transition("start", lambda handle: handle.create(), RUNNING | {State.PAUSED})
-SHUTDOWN_AGENT = Transition("shut down (guest agent)", _shutdown_agent, OFF)
+# libvirt's call to the agent returns when the guest is down.
+SHUTDOWN_AGENT = Transition("shut down (guest agent)", _shutdown_agent, OFF, returns_at_once=False)
 SHUTDOWN_ACPI = Transition("shut down (ACPI)", _shutdown_acpi, OFF)
+SHUTDOWN_SIGNAL = Transition("shut down (signal to init)", _shutdown_signal, OFF)
+SHUTDOWN_INITCTL = Transition("shut down (initctl)", _shutdown_initctl, OFF)
 SHUTDOWN = Transition("shut down", _shutdown, OFF)
 DESTROY = Transition("destroy", lambda handle: handle.destroy(), OFF)
 SUSPEND = Transition("suspend", lambda handle: handle.suspend(), frozenset({State.PAUSED}))

@@ -64,11 +64,15 @@ def empty(pool: Pool, wish: Wish) -> Volume:
     return Volume.create(pool, wish.xml(wish.capacity_bytes or 0), wish.name)
 
 
-def blob(pool: Pool, name: str, data: bytes) -> Volume:
-    """Make a raw volume with exactly this content; an unfinished one of that name is made anew."""
+def blob(pool: Pool, name: str, data: bytes, besides: str = "") -> Volume:
+    """Make a raw volume with exactly this content; one of that name is made anew.
+
+    Raises:
+        InUse: another domain than the one with UUID ``besides`` has it.
+    """
     found = Volume.find(pool, name)
     if found is not None:
-        found.delete()
+        found.delete(besides)
     volume = empty(pool, Wish(name, len(data), "raw"))
     volume.upload(data)
     return volume

@@ -86,9 +86,10 @@ def wait_until(
     timeout_s: float,
     signal: Signal,
     poll_s: float = POLL_S,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> T | None:
     """Return the first answer of ``check`` that is not None and not False, or None at the deadline."""
-    deadline = Deadline(timeout_s)
+    deadline = Deadline(timeout_s, clock)
     while True:
         seen = signal.count
         answer = check()

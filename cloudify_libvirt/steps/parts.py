@@ -64,7 +64,8 @@ def _root(request: Request, plan: Plan, part: Part) -> None:
 
 
 def _seed(request: Request, plan: Plan, part: Part) -> None:
-    storage.blob(storage.active_pool(request.session, part.pool), part.name, build_iso(_seed_files(request, plan)))
+    pool = storage.active_pool(request.session, part.pool)
+    storage.blob(pool, part.name, build_iso(_seed_files(request, plan)), besides=plan.uuid)
 
 
 def _seed_files(request: Request, plan: Plan) -> dict[str, bytes]:

@@ -25,6 +25,16 @@ ACCOUNTS = {
     "etc/resolv.conf": "",
     "etc/profile": "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPS1='\\h:\\w\\$ '\n",
 }
+COMMON_FILES = {
+    "lib.sh": "usr/lib/guest/lib.sh",
+    "seed.sh": "usr/lib/guest/seed.sh",
+    "network.sh": "usr/lib/guest/network.sh",
+    "yaml.awk": "usr/lib/guest/yaml.awk",
+    "udhcpc.sh": "usr/lib/guest/udhcpc.sh",
+    "ssh-server": "usr/lib/guest/ssh-server",
+    "chpasswd": "usr/sbin/chpasswd",
+    "cloud-init": "usr/bin/cloud-init",
+}
 
 
 def skeleton(root: Path, stage: Path) -> None:
@@ -35,8 +45,10 @@ def skeleton(root: Path, stage: Path) -> None:
     busybox = root / "usr/bin/busybox"
     shutil.copy(stage / "bin/busybox", busybox)
     for name in run(busybox, "--list", doing="ask busybox for its names").decode().split():
-        if name not in NOT_BUSYBOX:
-            (root / "usr" / ("sbin" if name in SYSTEM_BINARIES else "bin") / name).symlink_to("/bin/busybox")
+        if name in SYSTEM_BINARIES:
+            (root / "usr/sbin" / name).symlink_to("../bin/busybox")
+        elif name not in NOT_BUSYBOX:
+            (root / "usr/bin" / name).symlink_to("busybox")
     write(root, ACCOUNTS)
     for name, mode in {"etc/shadow": 0o600, "root": 0o700, "root/.ssh": 0o700, "tmp": 0o1777, "var/tmp": 0o1777}.items():
         (root / name).chmod(mode)

@@ -66,26 +66,14 @@ SETTINGS = {
     "boot/grub/grub.cfg": GRUB_CONFIG,
 }
 GUEST_FILES = {
-    "common": {
-        "lib.sh": "usr/lib/guest/lib.sh",
-        "seed.sh": "usr/lib/guest/seed.sh",
-        "network.sh": "usr/lib/guest/network.sh",
-        "yaml.awk": "usr/lib/guest/yaml.awk",
-        "udhcpc.sh": "usr/lib/guest/udhcpc.sh",
-        "ssh-server": "usr/lib/guest/ssh-server",
-        "chpasswd": "usr/sbin/chpasswd",
-        "cloud-init": "usr/bin/cloud-init",
-    },
-    "tiny": {
-        "start": "usr/lib/guest/start",
-        "agent": "usr/lib/guest/agent",
-        "hotplug": "usr/lib/guest/hotplug",
-        "power-button": "usr/lib/guest/power-button",
-        "inittab": "etc/inittab",
-        "stop": "usr/lib/guest/stop",
-        "power": "usr/sbin/shutdown",
-        "sudo": "usr/bin/sudo",
-    },
+    "start": "usr/lib/guest/start",
+    "stop": "usr/lib/guest/stop",
+    "agent": "usr/lib/guest/agent",
+    "hotplug": "usr/lib/guest/hotplug",
+    "power-button": "usr/lib/guest/power-button",
+    "inittab": "etc/inittab",
+    "power": "usr/sbin/shutdown",
+    "sudo": "usr/bin/sudo",
 }
 
 
@@ -115,12 +103,12 @@ def _root(stage: Path, root: Path) -> None:
     rootfs.skeleton(root, stage)
     rootfs.programs(root, stage, [path for paths in PROGRAMS.values() for path in paths])
     rootfs.write(root, SETTINGS)
-    for kind, places in GUEST_FILES.items():
-        rootfs.install(root, kind, places)
+    rootfs.install(root, "common", rootfs.COMMON_FILES)
+    rootfs.install(root, "tiny", GUEST_FILES)
     for name in ("halt", "poweroff", "reboot"):
         (root / "usr/sbin" / name).unlink()
         (root / "usr/sbin" / name).symlink_to("shutdown")
-    (root / "usr/sbin/init").symlink_to("/bin/busybox")
+    (root / "usr/sbin/init").symlink_to("../bin/busybox")
     (root / "usr/lib/sftp-server").symlink_to("openssh/sftp-server")
     (root / "etc/acpi/PWRF/00000080").chmod(0o755)
     (root / "usr/bin/doas").chmod(0o4755)

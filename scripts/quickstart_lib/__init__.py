@@ -1,0 +1,1 @@
+"""What scripts/quickstart does once Python and its packages are there."""

@@ -1,0 +1,118 @@
+"""Connections and events, on the test driver."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from cloudify_libvirt.core import events
+from cloudify_libvirt.core.errors import ConnectFailed, CoreError, InvalidSpec, Missing, from_libvirt, libvirt_call
+from cloudify_libvirt.core.session import Session, connect
+from cloudify_libvirt.core.states import State
+from cloudify_libvirt.core.wait import wait_until
+from tests.driver.conftest import URI, define
+
+
+def test_one_connection_per_uri(session: Session) -> None:
+    assert connect(URI) is session
+    assert session.driver == "test"
+
+
+def test_many_threads_share_one_connection(session: Session) -> None:
+    found: list[Session] = []
+    threads = [threading.Thread(target=lambda: found.append(connect(URI))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {session} and len(found) == 16
+
+
+def test_a_dead_connection_is_opened_anew(tmp_path: Path) -> None:
+    host = tmp_path / "host.xml"
+    host.write_text("<node/>")
+    first = connect(f"test://{host}")
+    assert first.alive
+    first.connection.close()
+    assert not first.alive
+    second = connect(f"test://{host}")
+    assert second is not first and second.alive
+
+
+def test_a_fact_is_asked_once(session: Session) -> None:
+    asked: list[int] = []
+    for _ in range(3):
+        assert session.fact("number of asks", lambda: asked.append(1) or len(asked)) == 1
+    assert asked == [1]
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("qemu:///system", True),
+        ("lxc:///system", True),
+        ("qemu+unix:///system?socket=/run/x", True),
+        ("qemu+ssh://root@host/system", False),
+        ("qemu+tls://host/system", False),
+        ("qemu://host/system", False),
+        ("qemu+ssh:///system", False),
+        (URI, True),
+    ],
+)
+def test_whose_files_the_hypervisor_has(uri: str, local: bool, session: Session) -> None:
+    assert Session(uri, session.connection).is_local is local
+
+
+@pytest.mark.parametrize("uri", ["", "  ", None, {"get_attribute": ["a", "b"]}])
+def test_what_is_no_uri(uri: object) -> None:
+    with pytest.raises(InvalidSpec, match="not a libvirt URI"):
+        connect(uri)  # type: ignore[arg-type]
+
+
+def test_a_socket_that_nobody_listens_on_may_come_back() -> None:
+    with pytest.raises(ConnectFailed, match="hypervisor qemu\\+unix:.*systemctl start libvirtd") as caught:
+        connect("qemu+unix:///system?socket=/nonexistent/socket")
+    assert caught.value.retryable
+
+
+def test_a_wrong_uri_stays_wrong() -> None:
+    with pytest.raises(CoreError, match="hypervisor test:///nonexistent") as caught:
+        connect("test:///nonexistent.xml")
+    assert not caught.value.retryable
+
+
+def test_a_failed_open_is_not_remembered(tmp_path: Path) -> None:
+    uri = f"test://{tmp_path}/host.xml"
+    with pytest.raises(CoreError):
+        connect(uri)
+    (tmp_path / "host.xml").write_text("<node/>")
+    assert connect(uri).alive
+
+
+def test_the_event_loop_runs_once() -> None:
+    events.ensure_loop()
+    events.ensure_loop()
+    assert [t.name for t in threading.enumerate()].count("libvirt events") == 1
+
+
+def test_an_event_wakes_who_waits(session: Session) -> None:
+    """With a poll of half a minute, only an event can end this wait in time."""
+    domain = define(session, "woken")
+    starter = threading.Timer(0.2, domain.handle.create)
+    starter.start()
+    seen = wait_until(
+        lambda: domain.state is State.RUNNING, timeout_s=20, signal=session.changed, poll_s=30
+    )  # fmt: skip
+    starter.join()
+    assert seen is True
+
+
+def test_translation_names_action_object_and_cause(session: Session) -> None:
+    with pytest.raises(Missing, match=r"cannot find domain 'x': Domain not found.*\. Make it\.") as caught:  # noqa: SIM117
+        with libvirt_call("find", "domain 'x'", "Make it."):
+            session.connection.lookupByName("nobody")
+    assert (caught.value.action, caught.value.target, caught.value.remedy) == ("find", "domain 'x'", "Make it.")
+    assert type(caught.value.__cause__).__name__ == "libvirtError"
+    assert type(from_libvirt(caught.value.__cause__, "a", "b")) is Missing
