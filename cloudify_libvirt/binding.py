@@ -66,8 +66,10 @@ def as_operation(kind: Kind) -> Callable[[Callable[[Request], Any]], Operation]:
         @functools.wraps(function)
         def run(**kwargs: Any) -> Any:
             ctx = own_side(current_ctx(kwargs))
+            request = Request(ctx, kind, kwargs)
+            request.mention_misspelt()
             try:
-                return function(Request(ctx, kind, kwargs))
+                return function(request)
             except errors.CoreError as error:
                 raise _for_engine(error, ctx) from error
 

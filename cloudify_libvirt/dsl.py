@@ -133,8 +133,8 @@ CONNECTED_TO_OPERATIONS = (
 )
 
 # In the table, but not in the files until the function exists: a mapping to a missing function
-# makes every blueprint fail when it is read. All of these come with release 1.1: snapshots,
-# backups, statistics and the update of a running machine.
+# makes every blueprint fail when it is read. Snapshots, backups, statistics and the update of a
+# running machine are not there yet.
 LATER = frozenset(
     {
         *(
@@ -148,14 +148,7 @@ LATER = frozenset(
 )
 
 # Mapped by no type; blueprints name them in an implementation of their own.
-CALLED_BY_BLUEPRINTS = frozenset(
-    {
-        "domain_tasks.update_domain_flags",
-        "domain_tasks.attach_device_flags",
-        "domain_tasks.detach_device_flags",
-        "network_tasks.stop",
-    }
-)
+CALLED_BY_BLUEPRINTS = frozenset({"network_tasks.stop"})
 
 # Properties of every type, beside params. None has a type, so that strings such as "yes" parse.
 PROPERTIES: Mapping[str, Any] = {

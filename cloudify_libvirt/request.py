@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from cloudify.exceptions import HttpException
+
 from cloudify_libvirt import __version__
-from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.errors import InvalidSpec, Missing
 from cloudify_libvirt.core.identity import Identity, assign_indexes
 from cloudify_libvirt.core.media import expand
 from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.session import Session, connect
-from cloudify_libvirt.core.spec import Kind, parse_spec
+from cloudify_libvirt.core.spec import Kind, parse_spec, refuse_functions
 from cloudify_libvirt.core.spec.variables import Facts, OwnershipMark, template_variables
 from cloudify_libvirt.core.units import parse_bool
 from cloudify_libvirt.ctxview import view
 
 DEFAULT_URI = "qemu:///system"
+
+_INPUTS = frozenset(
+    {
+        "create_if_missing",
+        "libvirt_auth",
+        "params",
+        "resource_id",
+        "template_content",
+        "template_resource",
+        "use_external_resource",
+    }
+)
+_RESOURCE_REMEDY = "Give the path of a file in the blueprint's directory, relative to the blueprint."
 
 # What operations write; removed by delete, so that the instance can be installed again.
 OWN_KEYS = frozenset(
@@ -35,6 +52,7 @@ OWN_KEYS = frozenset(
         "ipv4_addresses",
         "ipv6_addresses",
         "accelerator",
+        "console_log",
         "domain_type",
         "made",
         "started_at",
@@ -58,6 +76,9 @@ _NOT_RECORDED = frozenset({"cloud_init"})
 
 _indexes: dict[tuple[str, str], dict[str, int]] = {}
 
+_MOST_PROPERTIES = 1000
+_properties: dict[tuple[str, str, str], Any] = {}
+
 
 class Record:
     """The instance's runtime properties as a journal: top-level assignment, saved at once."""
@@ -71,9 +92,10 @@ class Record:
         return self._ctx.instance.runtime_properties.get(key, default)
 
     def put(self, **values: Any) -> None:
-        """Assign runtime properties and store them now."""
+        """Assign runtime properties and store them now, unless they are stored already."""
         self.assign(**values)
-        self._ctx.instance.update()
+        if getattr(self._ctx.instance.runtime_properties, "dirty", True):
+            self._ctx.instance.update()
 
     def assign(self, **values: Any) -> None:
         """Assign runtime properties; the engine stores them when the operation ends."""
@@ -114,12 +136,28 @@ class Request:
         """Return how messages call the node instance."""
         return f"node {self.ctx.node.name}"
 
+    @cached_property
+    def properties(self) -> Any:
+        """Return the node's properties, read once per execution and process.
+
+        Each first access to ``ctx.node`` in an operation reads the whole deployment in local mode.
+        """
+        key = (self.ctx.deployment.id, str(self.ctx.execution_id or ""), self.ctx.node.id)
+        if not key[1]:
+            return self.ctx.node.properties
+        if key not in _properties and len(_properties) >= _MOST_PROPERTIES:
+            _properties.clear()
+        if key not in _properties:
+            _properties[key] = self.ctx.node.properties
+        return _properties[key]
+
     def _setting(self, key: str, default: Any) -> Any:
         """Return input, else runtime property, else node property, else the default; "" counts as unset."""
         for value in (self.inputs.get(key), self.record.get(key)):
             if value not in (None, ""):
                 return value
-        value = self.ctx.node.properties.get(key)
+        value = self.properties.get(key)
+        refuse_functions(value, key, self.ctx.node.name)
         return default if value in (None, "") else value
 
     @cached_property
@@ -131,7 +169,7 @@ class Request:
                 "read",
                 f"libvirt_auth of {self.label}",
                 f"{value!r} is not a text",
-                "Give a URI. Functions are evaluated in operation inputs, not in properties.",
+                f"Give a URI such as {DEFAULT_URI}.",
             )
         self.record.assign(libvirt_auth=value)
         return str(value)
@@ -174,7 +212,7 @@ class Request:
     @cached_property
     def params(self) -> dict[str, Any]:
         """Return the merged params: properties, then runtime, then inputs; recorded with name and UUID."""
-        properties = dict(self.ctx.node.properties.get("params") or {})
+        properties = copy.deepcopy(dict(self.properties.get("params") or {}))
         seen = self.record.get("params_from_properties") or {}
         runtime = self.record.get("params") or {}
         # A runtime value that is only the copy of an older property gives way to the property of today.
@@ -259,12 +297,40 @@ class Request:
         """Return the user's template, or the packaged one of that name."""
         resource = self._setting("template_resource", "")
         if resource:
-            text = self.ctx.get_resource(inside_blueprint(resource, self.label))
-            return TemplateSource(text=text.decode("utf-8"), name=str(resource), origin=str(resource))
+            return TemplateSource(text=self._text(resource), name=str(resource), origin=str(resource))
         content = self._setting("template_content", "")
         if content:
             return TemplateSource(text=str(content), name="template_content", origin="template_content")
         return TemplateSource(name=packaged)
+
+    def _text(self, resource: str) -> str:
+        try:
+            return self.resource(resource).decode("utf-8")
+        except UnicodeDecodeError as error:
+            target = f"template {resource} of {self.label}"
+            raise InvalidSpec("read", target, f"it is not UTF-8 text ({error})", "Save it as UTF-8.") from error
+
+    def resource(self, name: str) -> bytes:
+        """Return the content of a file of the blueprint.
+
+        Raises:
+            Missing: there is no such file.
+        """
+        target = f"resource {name} of {self.label}"
+        try:
+            data = self.ctx.get_resource(inside_blueprint(name, self.label))
+        except (OSError, HttpException) as error:
+            raise Missing("read", target, "the blueprint has no such file", _RESOURCE_REMEDY) from error
+        if data is None:
+            raise Missing("read", target, "the blueprint has no such file", _RESOURCE_REMEDY)
+        return data if isinstance(data, bytes) else str(data).encode("utf-8")
+
+    def mention_misspelt(self) -> None:
+        """Warn of inputs that are ignored but look like one that is not; others may be for the user's own use."""
+        for key in self.inputs.keys() - _INPUTS:
+            near = difflib.get_close_matches(key, _INPUTS, n=1, cutoff=0.8)
+            if near:
+                self.record.warn(f"{self.label}: input {key!r} is ignored; did you mean {near[0]!r}?")
 
 
 def inside_blueprint(resource: str, label: str) -> str:

@@ -42,6 +42,11 @@ class Domain(Resource):
         return states.reason_text(*states.state_of(self.handle))
 
     @property
+    def gone(self) -> bool:
+        """Tell whether the domain is no more, as a transient one after its end."""
+        return states.state_of(self.handle)[1] == states.GONE
+
+    @property
     def memory_kib(self) -> int:
         """Return the memory that it starts with."""
         with libvirt_call("read the memory of", self.target):
@@ -74,7 +79,8 @@ class Domain(Resource):
 
     def failure(self, action: str, remedy: str = "") -> GuestFailed:
         """Return the error that tells why the guest ended, with the tail of its console."""
-        lines = tail(self.session, self.facts().console_log)
+        log = "" if self.gone else self.facts().console_log
+        lines = tail(self.session, log)
         console = f" Its console ended with:\n{lines}" if lines else ""
         return GuestFailed(action, self.target, self.off_reason, f"{remedy}{console}".strip())
 
@@ -133,7 +139,7 @@ class Domain(Resource):
 
     def undefine(self) -> None:
         """Remove the definition with all that would hold it: managed save, snapshots, checkpoints, NVRAM."""
-        if not self.handle.isPersistent():
+        if not quiet(self.handle.isPersistent, False):
             return
         for names in _UNDEFINE_FLAGS:
             flags = sum(getattr(libvirt, f"VIR_DOMAIN_UNDEFINE_{name}") for name in names)

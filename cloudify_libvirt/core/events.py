@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,18 +35,32 @@ def _run_loop() -> None:
         libvirt.virEventRunDefaultImpl()
 
 
-def subscribe(connection: Any) -> Signal:
-    """Return the signal that is set at each life cycle, agent and device event of the connection.
+@dataclass
+class Watch:
+    """What events tell: that something changed, and of which domains (UUIDs) since somebody last took them.
+
+    ``complete`` is False where the driver has no life cycle events, and nothing may be concluded from silence.
+    """
+
+    signal: Signal = field(default_factory=Signal)
+    touched: set[str] = field(default_factory=set)
+    complete: bool = False
+
+
+def subscribe(connection: Any) -> Watch:
+    """Return what is set at each life cycle, agent and device event of the connection.
 
     Who waits looks at the object's state after each; no event is taken for the fact itself.
     Drivers that lack one kind of event (LXC has no agent) simply never set it.
     """
-    signal = Signal()
+    watch = Watch()
 
-    def changed(*_details: Any) -> None:
-        signal.set()
+    def changed(_connection: Any, domain: Any, *_details: Any) -> None:
+        watch.touched.add(str(domain.UUIDString()))
+        watch.signal.set()
 
     for event in ("LIFECYCLE", "AGENT_LIFECYCLE", "DEVICE_REMOVED", "DEVICE_ADDED"):
         number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}")
-        quiet(partial(connection.domainEventRegisterAny, None, number, changed, None))
-    return signal
+        registered = quiet(partial(connection.domainEventRegisterAny, None, number, changed, None))
+        watch.complete = watch.complete or (event == "LIFECYCLE" and registered is not None)
+    return watch

@@ -53,8 +53,11 @@ def mac_address(deployment: str, instance: str, index: int, attempt: int = 0) ->
 
 
 def normalise_mac(mac: str) -> str:
-    """Return a MAC in the one form that we compare: lower case, colons."""
-    return mac.strip().lower().replace("-", ":")
+    """Return a MAC in the one form that we compare: lower case, colons; what is no MAC as it is."""
+    digits = re.sub(r"[:.\-\s]", "", mac).lower()
+    if not re.fullmatch("[0-9a-f]{12}", digits):
+        return mac.strip().lower()
+    return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
 
 
 def scoped_name(name: str, suffix: str) -> str:

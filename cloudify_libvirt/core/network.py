@@ -50,7 +50,7 @@ class Network(Resource):
 
     def undefine(self) -> None:
         """Remove the definition."""
-        if self.handle.isPersistent():
+        if quiet(self.handle.isPersistent, False):
             with libvirt_call("undefine", self.target):
                 self.handle.undefine()
 
@@ -59,10 +59,16 @@ class Network(Resource):
         with libvirt_call("list the domains of", self.target):
             domains = self.session.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         descriptions = ((domain.name(), quiet(domain.XMLDesc, "")) for domain in domains)
+        facts = self.facts()
+        # A bridge that the host brought has users of its own.
+        bridge = "" if facts.forward == "bridge" else facts.bridge
         return [
             name
             for name, xml in descriptions
-            if xml and any(card.network == self.name for card in parse.domain(xml).interfaces)
+            if xml
+            and any(
+                card.network == self.name or (bridge and card.bridge == bridge) for card in parse.domain(xml).interfaces
+            )
         ]
 
     def leases(self, mac: str) -> list[dict[str, Any]]:
@@ -111,7 +117,7 @@ class Network(Resource):
         element = etree.Element("host", {"mac": mac, "ip": ip})
         if name:
             element.set("name", name)
-        flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+        flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG if self.handle.isPersistent() else 0
         if self.active:
             flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
         with libvirt_call(f"change the reservation of {ip} on", self.target):

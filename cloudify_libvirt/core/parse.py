@@ -69,6 +69,7 @@ class NetworkFacts:
     subnets: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     dhcp: bool
     hosts: tuple[HostEntry, ...]
+    mac: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def network(xml: str) -> NetworkFacts:
     root = document(xml)
     return NetworkFacts(
         bridge=_attribute(root, "bridge", "name"),
+        mac=normalise_mac(_attribute(root, "mac", "address")),
         forward=_attribute(root, "forward", "mode"),
         subnets=tuple(subnet for e in root.findall("ip") if (subnet := _subnet(e)) is not None),
         dhcp=root.find("ip/dhcp") is not None,

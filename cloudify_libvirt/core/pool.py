@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
+import shutil
+from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.errors import Conflict, CoreError, libvirt_call
+from cloudify_libvirt.core.errors import Conflict, CoreError, libvirt_call, quiet
 from cloudify_libvirt.core.hostlock import host_lock
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.session import Session
@@ -32,11 +35,11 @@ class Pool(Resource):
             pools = session.connection.listAllStoragePools(0)
         for handle in pools:
             other = cls(session, handle)
-            if other.uuid != uuid and other.path == path:
+            if other.uuid != uuid and other.path and _plain(session, other.path) == _plain(session, path):
                 raise Conflict(
                     "define",
                     label,
-                    f"directory {path} belongs to pool '{other.name}'",
+                    f"directory {other.path} belongs to pool '{other.name}'",
                     "Choose another params.path, or use that pool as an external one.",
                 )
 
@@ -70,9 +73,21 @@ class Pool(Resource):
         with libvirt_call("delete the directory of", self.target):
             self.handle.delete(0)
 
+    @property
+    def vanished(self) -> bool:
+        """Tell whether somebody removed the pool's directory; never where it is another machine's."""
+        return self.session.shares_files and bool(self.path) and not Path(self.path).exists()
+
+    def contents(self) -> list[str]:
+        """Return the names in the pool's directory, volumes or not; none where it is another machine's."""
+        directory = Path(self.path)
+        if not self.session.shares_files or not directory.is_dir():
+            return []
+        return sorted(path.name for path in directory.iterdir())
+
     def undefine(self) -> None:
         """Remove the definition; the contents stay."""
-        if self.handle.isPersistent():
+        if quiet(self.handle.isPersistent, False):
             with libvirt_call("undefine", self.target):
                 self.handle.undefine()
 
@@ -91,10 +106,17 @@ class Pool(Resource):
 
     @property
     def available_bytes(self) -> int:
-        """Return the free space."""
+        """Return the free space: of this moment, where it can be seen; else as libvirt last read it."""
+        if self.session.shares_files and self.path and Path(self.path).is_dir():
+            return shutil.disk_usage(self.path).free
         with libvirt_call("read the size of", self.target):
             return int(self.handle.info()[3])
 
     def lock(self) -> Any:
         """Hold this pool's base images alone, across processes."""
         return host_lock(self.session.uri, f"pool {self.uuid}")
+
+
+def _plain(session: Session, path: str) -> str:
+    """Return the one path of a directory, without symbolic links where they can be seen."""
+    return str(Path(path).resolve()) if session.is_local else posixpath.normpath(path)

@@ -5,25 +5,30 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.errors import AccessDenied, Conflict, CoreError, Missing, libvirt_call, quiet
+from cloudify_libvirt.core import hostnet, network, parse
+from cloudify_libvirt.core.errors import AccessDenied, CoreError, Missing, Unsupported, libvirt_call, quiet
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.units import human_size
 
 
-def check_paths(session: Session, paths: Iterable[str], label: str) -> None:
-    """Raise when a disk does not exist, or a directory above it is closed for the guests' user.
+def check_paths(session: Session, existing: Iterable[str], planned: Iterable[str], label: str) -> None:
+    """Raise when an existing disk is not there, or a directory above any disk is closed for the guests' user.
 
     Only for hypervisors on this machine: other hosts' files cannot be seen from here.
     """
     if not session.is_local or session.driver != "qemu":
         return
     user = parse.hypervisor_user(session.fact("capabilities", session.connection.getCapabilities))
-    for path in paths:
+    disks = list(existing)
+    for path in disks:
         _check_exists(Path(path), label)
-        if user is not None and user[0] != 0:
+    if user is not None and user[0] != 0:
+        for path in [*disks, *planned]:
             _check_traversal(Path(path), user, label)
 
 
@@ -39,8 +44,8 @@ def _check_traversal(path: Path, user: tuple[int, int], label: str) -> None:
                 "use",
                 f"disk {path} for {label}",
                 f"the hypervisor's user (uid {user[0]}, gid {user[1]}) may not enter directory {directory}",
-                f"Allow it (setfacl -m u:{user[0]}:x '{directory}'), or keep the image in a pool such as "
-                "/var/lib/libvirt/images.",
+                f"Allow it (setfacl -m u:{user[0]}:x '{directory}', or chmod o+x '{directory}'), "
+                "or keep disks in a pool such as /var/lib/libvirt/images.",
             )
 
 
@@ -89,22 +94,27 @@ def check_memory(session: Session, wanted_kib: int, label: str) -> None:
         )
 
 
-def check_macs(session: Session, macs: Iterable[str], uuid: str, label: str) -> None:
-    """Raise ``Conflict`` when another domain of the host has one of the MACs."""
-    wanted = set(macs)
-    for name, other_uuid, mac in domain_macs(session):
-        if other_uuid != uuid and mac in wanted:
-            raise Conflict(
-                "define",
-                label,
-                f"MAC {mac} belongs to domain '{name}'",
-                "Give the interface another mac, or leave it out to get a free one.",
-            )
+def taken_macs(session: Session, uuid: str) -> dict[str, str]:
+    """Return the MACs in use by others than the domain with that UUID, each with who uses it, in words."""
+    taken = {mac: f"domain '{name}'" for name, other, mac in domain_macs(session) if other != uuid}
+    with suppress(Unsupported):  # hypervisors without networks of their own
+        for name, facts in network.others(session, ""):
+            if facts.mac:
+                taken.setdefault(facts.mac, f"the bridge of network '{name}'")
+    if session.is_local:
+        for mac, interface in hostnet.macs().items():
+            taken.setdefault(mac, f"the host's interface {interface}")
+    return taken
 
 
 def domain_macs(session: Session) -> list[tuple[str, str, str]]:
     """Return (domain name, UUID, MAC) of every network card of the host's domains."""
     with libvirt_call("list the domains of", f"hypervisor {session.uri}"):
         domains = session.connection.listAllDomains(0)
-    described = ((d.name(), d.UUIDString(), quiet(d.XMLDesc, "")) for d in domains)
-    return [(name, uuid, card.mac) for name, uuid, xml in described if xml for card in parse.domain(xml).interfaces]
+    known = ((d.name(), uuid := d.UUIDString(), session.domain_fact(uuid, partial(_macs, d))) for d in domains)
+    return [(name, uuid, mac) for name, uuid, macs in known for mac in macs]
+
+
+def _macs(handle: Any) -> tuple[str, ...]:
+    xml = quiet(handle.XMLDesc, "")
+    return tuple(card.mac for card in parse.domain(xml).interfaces) if xml else ()

@@ -49,9 +49,9 @@ class Guest:
         Raises:
             GuestFailed: the guest has ended.
         """
-        facts = self._fresh_facts()
         if self.domain.state in OFF:
             raise self.domain.failure("wait for an address of", "Mend what its console says, then install again.")
+        facts = self._fresh_facts()
         cards = [Interface(i.mac, i.network or i.bridge, i.host_device) for i in facts.interfaces]
         addresses.merge(cards, self._leases())
         if not all(card.has_ipv4 for card in cards):

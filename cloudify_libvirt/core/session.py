@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +18,8 @@ from cloudify_libvirt.core.errors import (
     ConnectFailed,
     CoreError,
     InvalidSpec,
+    LibraryMissing,
     Missing,
-    from_libvirt,
     libvirt_call,
     quiet,
 )
@@ -36,8 +37,10 @@ class Session:
         """Take over an open connection."""
         self.uri = uri
         self.connection = connection
-        self.changed = events.subscribe(connection)
+        self._watch = events.subscribe(connection)
+        self.changed = self._watch.signal
         self._facts: dict[str, Any] = {}
+        self._of_domains: dict[str, Any] = {}
 
     @property
     def alive(self) -> bool:
@@ -55,12 +58,32 @@ class Session:
         parts = urlsplit(self.uri)
         return not parts.hostname and "+" not in parts.scheme.replace("+unix", "")
 
+    @property
+    def shares_files(self) -> bool:
+        """Tell whether a path of the hypervisor can be looked at here; the test driver's paths are made up."""
+        return self.is_local and self.driver != "test"
+
     def fact(self, name: str, ask: Any) -> Any:
         """Return what ``ask()`` said the first time: for what does not change while connected."""
         if name not in self._facts:
             with libvirt_call(f"read {name} of", f"hypervisor {self.uri}"):
                 self._facts[name] = ask()
         return self._facts[name]
+
+    def domain_fact(self, uuid: str, ask: Callable[[], Any]) -> Any:
+        """Return what ``ask()`` said of the domain with that UUID, once per change that libvirt tells us of.
+
+        Changes of a stopped domain's devices come without an event: not for what must never be wrong.
+        """
+        for changed in list(self._watch.touched):
+            self._watch.touched.discard(changed)
+            self._of_domains.pop(changed, None)
+        if uuid in self._of_domains:
+            return self._of_domains[uuid]
+        answer = ask()
+        if self._watch.complete:
+            self._of_domains[uuid] = answer
+        return answer
 
 
 _lock = threading.Lock()
@@ -99,21 +122,21 @@ def _open(uri: str) -> Session:
 
 def _open_connection(uri: str) -> Any:
     try:
-        return libvirt.open(uri)
-    except libvirt.libvirtError as error:
-        raise _open_failure(uri, error) from error
+        with libvirt_call("connect to", f"hypervisor {uri}"):
+            return libvirt.open(uri)
+    except CoreError as fault:
+        raise _open_failure(fault, fault.__cause__) from fault.__cause__
 
 
-def _open_failure(uri: str, error: Any) -> CoreError:
+def _open_failure(fault: CoreError, error: Any) -> CoreError:
     """Decide what a failed open means: a wrong URI stays wrong, a socket that refuses may come back."""
-    target = f"hypervisor {uri}"
-    fault = from_libvirt(error, "connect to", target)
-    if isinstance(fault, AccessDenied | Missing):
+    target = fault.target
+    if isinstance(fault, AccessDenied | Missing | LibraryMissing):
         return fault
     code = error.get_error_code()
     unknown = (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
     # The test driver's host file is part of its URI.
-    if code in (*unknown, libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL):
+    if _is_misspelt(fault, code) or code in (*unknown, libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL):
         return ConnectFailed(
             "connect to",
             target,
@@ -128,3 +151,8 @@ def _open_failure(uri: str, error: Any) -> CoreError:
         "Start the daemon there (systemctl start libvirtd), or check the URI (property libvirt_auth).",
         retryable=True,
     )
+
+
+def _is_misspelt(fault: CoreError, code: int) -> bool:
+    """Tell whether it is no URI at all, or has a path that its driver does not know: libvirt has no code for that."""
+    return bool(code == libvirt.VIR_ERR_INTERNAL_ERROR and "URI" in fault.reason)

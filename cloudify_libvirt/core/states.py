@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any
 
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import libvirt_call
+from cloudify_libvirt.core.errors import Missing, libvirt_call
 
 
 class State(IntEnum):
@@ -32,8 +32,11 @@ RUNNING = frozenset({State.RUNNING, State.BLOCKED})
 ALIVE = frozenset({*RUNNING, State.PAUSED, State.SHUTDOWN, State.PMSUSPENDED})
 OFF = frozenset({State.SHUTOFF, State.CRASHED})
 
+# Our own number beside libvirt's: a transient domain goes with its end.
+GONE = -1
 # virDomainShutoffReason, in words for messages.
 SHUTOFF_REASONS = {
+    GONE: "it is gone, removed from outside",
     1: "it was shut down from inside",
     2: "it was destroyed from outside",
     3: "it crashed",
@@ -94,9 +97,12 @@ REBOOT = Transition("reboot", _reboot, ALIVE)
 
 
 def state_of(handle: Any) -> tuple[State, int]:
-    """Return the state and libvirt's number of the reason."""
-    with libvirt_call("read the state of", f"domain '{handle.name()}'"):
-        state, reason = handle.state()
+    """Return the state and libvirt's number of the reason; a domain that is no more is off."""
+    try:
+        with libvirt_call("read the state of", f"domain '{handle.name()}'"):
+            state, reason = handle.state()
+    except Missing:
+        return State.SHUTOFF, GONE
     return State(state), reason
 
 

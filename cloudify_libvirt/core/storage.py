@@ -6,12 +6,14 @@ and goes with the last one, under a lock that holds across processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cloudify_libvirt.core import stream
-from cloudify_libvirt.core.errors import ImageFailed, InUse
+from cloudify_libvirt.core.errors import CoreError, ImageFailed, InUse, Missing
 from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.render import TemplateSource, render
@@ -21,6 +23,7 @@ from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import Volume, check_room
 
 BASE_PREFIX = "base-"
+_BASE_NAME = re.compile(rf"{BASE_PREFIX}[0-9a-f]{{32}}\.(qcow2|raw)")
 # Bytes of the image's last non-empty block that tell whether an upload reached its end.
 _PROOF_BYTES = 4096
 
@@ -74,7 +77,8 @@ def blob(pool: Pool, name: str, data: bytes, besides: str = "") -> Volume:
     if found is not None:
         found.delete(besides)
     volume = empty(pool, Wish(name, len(data), "raw"))
-    volume.upload(data)
+    with _whole(volume):
+        volume.upload(data)
     return volume
 
 
@@ -83,14 +87,37 @@ def overlay(pool: Pool, wish: Wish, image: Image) -> Volume:
     capacity = capacity_of(wish, image)
     with pool.lock():
         base = _base(pool, image)
-        found = Volume.find(pool, wish.name)
-        if found is not None and found.facts().backing != base.path:
-            found.delete()
-            found = None
-        if found is None:
-            found = Volume.create(pool, wish.xml(capacity, base), wish.name)
+        try:
+            found = _overlay(pool, wish, capacity, base)
+        except CoreError:
+            _drop_unused(base)
+            raise
     found.grow(capacity)
     return found
+
+
+def _overlay(pool: Pool, wish: Wish, capacity: int, base: Volume) -> Volume:
+    found = Volume.find(pool, wish.name)
+    if found is not None and found.facts().backing != base.path:
+        found.delete()
+        found = None
+    return found or Volume.create(pool, wish.xml(capacity, base), wish.name)
+
+
+@contextmanager
+def _whole(volume: Volume) -> Iterator[None]:
+    """Delete the volume when what fills it fails."""
+    try:
+        yield
+    except CoreError:
+        _drop_unused(volume)
+        raise
+
+
+def _drop_unused(volume: Volume) -> None:
+    """Delete the volume, if it can be; for use while another error is on its way."""
+    with suppress(CoreError):
+        volume.delete()
 
 
 def clone(pool: Pool, wish: Wish, image: Image) -> Volume:
@@ -101,8 +128,9 @@ def clone(pool: Pool, wish: Wish, image: Image) -> Volume:
         found.delete()
     check_room(pool, image.file_bytes, wish.name)
     volume = Volume.create(pool, wish.xml(image.size_bytes, format_=image.format), wish.name)
-    volume.upload(image.path)
-    volume.grow(capacity)
+    with _whole(volume):
+        volume.upload(image.path)
+        volume.grow(capacity)
     return volume
 
 
@@ -133,7 +161,8 @@ def _base(pool: Pool, image: Image) -> Volume:
         found = Volume.create(pool, Wish(name, format=image.format).xml(image.size_bytes), name)
     elif _is_complete(found, image.path):
         return found
-    found.upload(image.path)
+    with _whole(found):
+        found.upload(image.path)
     return found
 
 
@@ -165,11 +194,26 @@ def remove(pool: Pool, name: str, besides: str = "") -> bool:
     Raises:
         InUse: another domain or an overlay needs the volume.
     """
-    volume = Volume.find(pool, name)
+    volume = _there(pool, name)
     if volume is None:
+        # Its base image may be there all the same: it was made first, and is nobody's without an overlay.
+        for base in filter(_BASE_NAME.fullmatch, pool.volume_names()):
+            release_base(pool, str(PurePosixPath(pool.path) / base))
         return False
     backing = volume.facts().backing
     volume.delete(besides)
     if backing:
         release_base(pool, backing)
     return True
+
+
+def _there(pool: Pool, name: str) -> Volume | None:
+    """Return the volume unless it is gone, or its file is; then libvirt forgets it, too."""
+    volume = Volume.find(pool, name)
+    try:
+        if volume is not None:
+            volume.facts()
+    except Missing:
+        pool.refresh()
+        return None
+    return volume

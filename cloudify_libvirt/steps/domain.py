@@ -11,6 +11,7 @@ from cloudify_libvirt.core.console import remove_log
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, TimedOut
 from cloudify_libvirt.core.network import Network
+from cloudify_libvirt.core.parse import DomainFacts
 from cloudify_libvirt.core.units import parse_bool, parse_int
 from cloudify_libvirt.engine import queued_operations
 from cloudify_libvirt.request import Request
@@ -53,19 +54,28 @@ def configure(request: Request) -> None:
 
 def _make(request: Request, plan: machine.Plan) -> None:
     xml = machine.xml(request, plan)
-    preflight.check_paths(request.session, machine.foreign_paths(request), Domain.label(request.name, request.session))
+    _check_host(request, plan)
     parts.make(request, plan)
     domain = Domain.define(request.session, xml, request.name, plan.uuid)
     domain.autostart(request.spec.autostart)
-    request.record.put(accelerator=plan.choice.why, domain_type=plan.choice.domain_type)
+    console = domain.facts().console_log
+    request.record.assign(accelerator=plan.choice.why, domain_type=plan.choice.domain_type, console_log=console)
     request.record.note(f"defined {domain.target} ({plan.choice.domain_type}: {plan.choice.why})")
+
+
+def _check_host(request: Request, plan: machine.Plan) -> None:
+    """Refuse what the guest could not start with, while nothing is made yet."""
+    label = Domain.label(request.name, request.session)
+    preflight.check_paths(request.session, machine.foreign_paths(request), [part.path for part in plan.parts], label)
+    if request.session.driver == "qemu" and request.spec.has_memory:
+        preflight.check_memory(request.session, request.spec.memory_kib, label)
 
 
 def start(domain: Domain, request: Request) -> None:
     """Start the domain; where no state is asked for afterwards, wait for its addresses here."""
     if domain.state not in states.RUNNING:
         facts = domain.facts()
-        _check_networks(domain)
+        _check_networks(domain, facts)
         if domain.session.driver == "qemu":
             preflight.check_memory(domain.session, domain.memory_kib, domain.target)
         request.record.put(started_at=time.time(), stale_leases=readiness.stale_leases(domain))
@@ -76,8 +86,8 @@ def start(domain: Domain, request: Request) -> None:
         _wait_here(domain, request)
 
 
-def _check_networks(domain: Domain) -> None:
-    for name in {card.network for card in domain.facts().interfaces if card.network}:
+def _check_networks(domain: Domain, facts: DomainFacts) -> None:
+    for name in {card.network for card in facts.interfaces if card.network}:
         network = Network.get(domain.session, name, "Check params.networks, or install its node first.")
         if not network.active:
             reason = f"its network '{name}' is not active"
@@ -136,9 +146,9 @@ def delete(domain: Domain | None, request: Request) -> None:
     if domain is not None:
         readiness.forget(domain)
         domain.destroy()
-        console = domain.facts().console_log
         domain.undefine()
-        remove_log(domain.session, console)
+    if uuid:
+        remove_log(request.session, str(request.record.get("console_log") or ""))
     parts.remove(request, besides=uuid)
 
 

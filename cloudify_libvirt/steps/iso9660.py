@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from cloudify_libvirt.core.errors import Missing
 from cloudify_libvirt.core.media import build_iso
 from cloudify_libvirt.core.storage import active_pool
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import Volume
-from cloudify_libvirt.request import Request, inside_blueprint
+from cloudify_libvirt.request import Request
 
 
 def create(request: Request) -> None:
@@ -24,11 +23,4 @@ def create(request: Request) -> None:
 
 def _contents(request: Request) -> dict[str, bytes]:
     texts = {path: text.encode("utf-8") for path, text in request.spec.files.items()}
-    return {**texts, **{path: _resource(request, name) for path, name in request.spec.files_raw.items()}}
-
-
-def _resource(request: Request, name: str) -> bytes:
-    data = request.ctx.get_resource(inside_blueprint(name, request.label))
-    if data is None:
-        raise Missing("read", f"resource {name} for {request.label}", "the blueprint has no such file")
-    return data if isinstance(data, bytes) else str(data).encode("utf-8")
+    return {**texts, **{path: request.resource(name) for path, name in request.spec.files_raw.items()}}

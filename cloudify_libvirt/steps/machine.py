@@ -52,13 +52,13 @@ def fill_macs(request: Request) -> None:
     networks = [dict(entry) for entry in request.params.get("networks") or []]
     label = f"domain '{request.name}' on {request.uri}"
     uuid = str(request.params["instance_uuid"])
-    taken = {mac: name for name, other, mac in preflight.domain_macs(request.session) if other != uuid}
+    taken = preflight.taken_macs(request.session, uuid)
     used = {normalise_mac(str(entry["mac"])) for entry in networks if entry.get("mac")}
     for mac in used & set(taken):
         raise Conflict(
             "define",
             label,
-            f"MAC {mac} belongs to domain '{taken[mac]}'",
+            f"MAC {mac} belongs to {taken[mac]}",
             "Give the interface another mac, or leave it out to get a free one.",
         )
     for position, entry in enumerate(networks):
@@ -195,24 +195,23 @@ def _disks(request: Request, plan: Plan) -> Iterator[Disk]:
         yield Disk(file=own["rootfs"].path, type="dir")
     if "root" in own:
         yield Disk.model_validate({"file": own["root"].path, "type": PurePosixPath(own["root"].name).suffix[1:]})
-    for disk, path in zip(request.spec.disks, disk_paths(request), strict=True):
-        yield disk.model_copy(update={"file": path, "pool": None, "volume": None})
+    for disk in request.spec.disks:
+        yield _with_path(request, disk)
     if "seed" in own:
         yield Disk(file=own["seed"].path, type="raw", device="cdrom", readonly=True)
 
 
 def foreign_paths(request: Request) -> list[str]:
     """Return the disks that the user named by path or volume, not those made for the domain."""
-    return [path for path in disk_paths(request) if path]
+    return [disk.file for disk in (_with_path(request, disk) for disk in request.spec.disks) if disk.file]
 
 
-def disk_paths(request: Request) -> list[str | None]:
-    """Return the path of each of the user's disks; None for a drive without a medium."""
-    paths: list[str | None] = []
-    for disk in request.spec.disks:
-        if disk.volume:
-            pool = storage.active_pool(request.session, disk.pool or request.spec.pool)
-            paths.append(Volume.get(pool, disk.volume).path)
-        else:
-            paths.append(disk.file)
-    return paths
+def _with_path(request: Request, disk: Disk) -> Disk:
+    """Return the disk with the path and format of its volume; without a volume, as it is."""
+    if not disk.volume:
+        return disk
+    pool = storage.active_pool(request.session, disk.pool or request.spec.pool)
+    facts = Volume.get(pool, disk.volume).facts()
+    # libvirt calls what looks like a CD-ROM iso; for the hypervisor that is raw.
+    format_ = disk.type or ("raw" if facts.format == "iso" else facts.format)
+    return disk.model_copy(update={"file": facts.path, "type": format_, "pool": None, "volume": None})

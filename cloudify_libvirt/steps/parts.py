@@ -49,7 +49,8 @@ def _claim_volumes(request: Request, plan: Plan) -> None:
                 "It may be left from an earlier install: delete it, or choose another params.name.",
             )
         recorded.append(entry)
-    request.record.put(made=recorded)
+    if recorded:
+        request.record.put(made=recorded)
 
 
 def _root(request: Request, plan: Plan, part: Part) -> None:
@@ -121,12 +122,12 @@ def remove(request: Request, besides: str) -> None:
             network.release(entry["mac"], entry["ip"])
     for entry in reversed(request.record.get("made") or []):
         _remove_volume(request, entry, besides)
-    request.record.put(made=[], reservations=[], filled={})
+    request.record.assign(made=[], reservations=[], filled={})
 
 
 def _remove_volume(request: Request, entry: dict[str, Any], besides: str) -> None:
     pool = Pool.find(request.session, entry["pool"])
-    if pool is None:
+    if pool is None or pool.vanished:
         return
     pool.start()
     try:

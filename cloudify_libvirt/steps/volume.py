@@ -95,7 +95,7 @@ def find(request: Request) -> Volume | None:
     """Return the volume that this instance recorded, or None."""
     name = request.record.get("resource_id")
     pool = Pool.find(request.session, request.wanted_pool) if name else None
-    if pool is None:
+    if pool is None or pool.vanished:
         return None
     pool.start()
     return Volume.find(pool, name)
@@ -122,7 +122,7 @@ def delete(request: Request) -> None:
     if request.external or not name:
         return
     pool = Pool.find(request.session, request.wanted_pool)
-    if pool is None:
+    if pool is None or pool.vanished:
         return
     pool.start()
     try:

@@ -26,14 +26,24 @@ CORE_SEGMENT = 0x820
 def make(tree: Path, label: str, size_mib: int, out: Path, ext4_options: str = "") -> None:
     """Write the tree, which holds boot/grub/grub.cfg, to a bootable qcow2 of this virtual size."""
     raw = out.with_suffix(".raw")
+    make_raw(tree, label, size_mib, raw, ext4_options)
+    convert(raw, out)
+
+
+def convert(raw: Path, out: Path) -> None:
+    """Turn the raw disk into a qcow2; the raw one is gone then."""
+    run("qemu-img", "convert", "-O", "qcow2", raw, out, doing=f"convert the disk to {out.name}")
+    raw.unlink()
+
+
+def make_raw(tree: Path, label: str, size_mib: int, raw: Path, ext4_options: str = "") -> None:
+    """Write the tree to a bootable raw disk."""
     with raw.open("wb") as file:
         file.truncate(size_mib << 20)
     table = f"label: dos\nstart={PARTITION_START}, type=83, bootable\n".encode()
     run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", raw, stdin=table, doing="write the partition table")
     _file_system(tree, label, size_mib, raw, ext4_options)
-    _install_grub(raw, out.parent)
-    run("qemu-img", "convert", "-O", "qcow2", raw, out, doing=f"convert the disk to {out.name}")
-    raw.unlink()
+    _install_grub(raw, raw.parent)
 
 
 def _file_system(tree: Path, label: str, size_mib: int, raw: Path, options: str) -> None:

@@ -70,14 +70,13 @@ def merged_usr(root: Path) -> None:
 
 def debian_sources() -> list[str]:
     """Return the machine's own sources.list lines for the Debian archive (no third parties)."""
-    wanted = "$(ORIGIN)|$(SITE)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)"
+    wanted = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
     answer = _apt_get("indextargets", "--format", wanted, "Created-By: Packages", doing="read the apt sources")
     lines = set()
     for line in answer.splitlines():
-        origin, _, uri, release, component, keyring = line.split("|")
+        origin, uri, release, component = line.split("|")
         if origin == "Debian":
-            options = f"[signed-by={keyring}] " if keyring else ""
-            lines.add(f"deb {options}{uri} {release} {component}")
+            lines.add(f"deb {uri} {release} {component}")
     if not lines:
         raise BuildError("apt has no lists of the Debian archive; do: apt-get update")
     return sorted(lines)

@@ -13,7 +13,7 @@ FILES = Path(__file__).resolve().parent / "files"
 DIRECTORIES = "boot dev etc/dropbear home mnt proc root/.ssh run srv sys tmp usr/lib/guest var/lib/cloud var/log var/tmp"
 # busybox has these, and ours or the real ones stand in their place
 NOT_BUSYBOX = {"busybox", "init", "chpasswd", "shutdown", "bash"}
-SYSTEM_BINARIES = {"acpid", "halt", "init", "ip", "modprobe", "insmod", "poweroff", "reboot", "switch_root", "udhcpc", "hwclock"}
+SYSTEM_BINARIES = {"acpid", "halt", "ip", "modprobe", "insmod", "poweroff", "reboot", "switch_root", "udhcpc", "hwclock"}
 LIBRARY_LINE = re.compile(r"(?:=> |^\s+)(/\S+) \(0x")
 
 ACCOUNTS = {

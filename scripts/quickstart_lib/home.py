@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,10 @@ def _backups(directory: Path) -> set[str]:
 
 
 def prepare(kept: Path) -> list[str]:
-    """Set up the local profile; what was there before is copied to ``kept`` first, once."""
+    """Set up the local profile; what was there before is copied to ``kept`` first, once.
+
+    Returns what was changed, a line each.
+    """
     cloudify = base()
     first = not kept.exists()
     if first:
@@ -43,7 +47,8 @@ def prepare(kept: Path) -> list[str]:
     said = list(local_setup.set_up(cloudify.parent))
     if first or not (kept / "after.json").exists():
         (kept / "after.json").write_text(json.dumps(_digests(cloudify)))
-    return said
+    changes = itertools.takewhile(lambda line: not line.startswith("Imports"), said)
+    return [line for line in changes if not line.endswith(("nothing to change", "active already"))]
 
 
 def restore(kept: Path) -> list[str]:

@@ -174,7 +174,7 @@ def test_a_crash_ends_the_wait_at_once_with_its_cause(
     timer = threading.Timer(0.3, crash, [domain, tmp_path])
     timer.start()
     begin = time.monotonic()
-    with pytest.raises(GuestFailed, match="cannot wait for an address of domain 'one'.*: it crashed") as caught:
+    with pytest.raises(GuestFailed, match=r"cannot wait for an address of domain 'one'.*: it crashed") as caught:
         readiness.turn(domain, {}, queued=idle, turn_s=30)
     assert time.monotonic() - begin < 10
     assert not caught.value.retryable

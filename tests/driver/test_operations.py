@@ -251,7 +251,7 @@ def test_external_by_input(session: Session) -> None:
 
 def test_a_missing_external_object_is_an_error_or_is_made(session: Session, vm: Node) -> None:
     vm.properties.update(use_external_resource=True, resource_id="wanted")
-    with pytest.raises(NonRecoverableError, match="cannot use domain 'wanted'.*create_if_missing"):
+    with pytest.raises(NonRecoverableError, match=r"cannot use domain 'wanted'.*create_if_missing"):
         install(vm)
     assert "wanted" not in names(session)
     vm.properties["create_if_missing"] = "true"
@@ -350,7 +350,7 @@ def test_a_foreign_volume_of_the_name_is_refused_and_left(session: Session) -> N
     pool = session.connection.storagePoolLookupByName("default-pool")
     pool.createXML("<volume><name>data</name><capacity unit='MiB'>1</capacity></volume>")
     node = Node(name="vol", params={"name": "data", "pool": "default-pool", "capacity": 1})
-    with pytest.raises(NonRecoverableError, match="cannot create volume 'data'.*a volume of this name exists"):
+    with pytest.raises(NonRecoverableError, match=r"cannot create volume 'data'.*a volume of this name exists"):
         install(node, volume_tasks)
     uninstall(node, volume_tasks)
     assert [v.name() for v in pool.listAllVolumes()] == ["data"]

@@ -72,7 +72,7 @@ def test_what_is_no_uri(uri: object) -> None:
 
 
 def test_a_socket_that_nobody_listens_on_may_come_back() -> None:
-    with pytest.raises(ConnectFailed, match="hypervisor qemu\\+unix:.*systemctl start libvirtd") as caught:
+    with pytest.raises(ConnectFailed, match=r"hypervisor qemu\+unix:.*systemctl start libvirtd") as caught:
         connect("qemu+unix:///system?socket=/nonexistent/socket")
     assert caught.value.retryable
 
@@ -116,3 +116,23 @@ def test_translation_names_action_object_and_cause(session: Session) -> None:
     assert (caught.value.action, caught.value.target, caught.value.remedy) == ("find", "domain 'x'", "Make it.")
     assert type(caught.value.__cause__).__name__ == "libvirtError"
     assert type(from_libvirt(caught.value.__cause__, "a", "b")) is Missing
+
+
+def test_a_domains_fact_is_asked_again_after_a_change(session: Session) -> None:
+    domain = define(session, "changing")
+    asked: list[int] = []
+
+    def ask() -> int:
+        asked.append(1)
+        return len(asked)
+
+    def again() -> bool:
+        return session.domain_fact(domain.uuid, ask) == 2
+
+    wait_until(lambda: not session._watch.touched, timeout_s=1, signal=session.changed)
+    first = session.domain_fact(domain.uuid, ask)
+    assert session.domain_fact("another", lambda: "other") == "other"
+    domain.handle.create()
+    assert wait_until(lambda: session.domain_fact(domain.uuid, ask) > first, timeout_s=10, signal=session.changed)
+    settled = len(asked)
+    assert [session.domain_fact(domain.uuid, ask) for _ in range(3)] == [settled] * 3

@@ -62,7 +62,7 @@ def test_two_pools_do_not_share_a_directory(session: Session) -> None:
 def test_active_pool_starts_it_or_says_what_to_do(session: Session) -> None:
     define_pool(session)
     assert storage.active_pool(session, "pool").active
-    with pytest.raises(Missing, match="pool 'nope'.*Name an existing pool in params.pool"):
+    with pytest.raises(Missing, match=r"pool 'nope'.*Name an existing pool in params.pool"):
         storage.active_pool(session, "nope")
 
 
@@ -78,14 +78,14 @@ def test_empty_volume_is_made_once(pool: Pool) -> None:
 def test_find_and_get(pool: Pool) -> None:
     storage.empty(pool, Wish("one", MIB, "raw"))
     assert Volume.find(pool, "two") is None
-    with pytest.raises(Missing, match="volume 'two' of pool 'pool'.*Pool 'pool' has: one"):
+    with pytest.raises(Missing, match=r"volume 'two' of pool 'pool'.*Pool 'pool' has: one"):
         Volume.get(pool, "two")
     assert Volume.get(pool, "one").name == "one"
 
 
 def test_room_is_checked_first(pool: Pool) -> None:
     check_room(pool, pool.available_bytes, "fits")
-    with pytest.raises(CoreError, match="cannot create volume 'huge' of pool 'pool'.*GiB left.*mode: overlay"):
+    with pytest.raises(CoreError, match=r"cannot create volume 'huge' of pool 'pool'.*GiB left.*mode: overlay"):
         storage.empty(pool, Wish("huge", MIB, "raw", allocation_bytes=pool.available_bytes + 1))
     assert pool.volume_names() == []
 
@@ -103,7 +103,7 @@ def test_a_domains_disk_is_not_deleted(session: Session, pool: Pool, how: str) -
     source = disk(path=volume.path) if how == "by path" else disk("root", "pool")
     owner = define(session, "owner", extra=source)
     assert volume.users() == ["domain 'owner'"]
-    with pytest.raises(InUse, match="used by domain 'owner'. Remove its users first"):
+    with pytest.raises(InUse, match=r"used by domain 'owner'. Remove its users first"):
         storage.remove(pool, "root")
     assert pool.volume_names() == ["root"]
     # The domain that goes itself is no obstacle.

@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import libvirt
 import pytest
 import yaml
 
@@ -51,7 +52,7 @@ def made(host: Host) -> dict[str, object]:
     return {
         "domains": {
             domain.name(): (domain.UUIDString(), bool(domain.isActive()), element(macs, domain.XMLDesc()),
-                            element(sources, domain.XMLDesc()))
+                            element(sources, domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
             for domain in host.connection.listAllDomains()
         },
         "networks": {
@@ -100,9 +101,7 @@ CASES = [pytest.param(name, count, id=f"{name}-{count}") for name, most in (("he
 
 
 @pytest.mark.parametrize(("name", "count"), CASES)
-def test_install_killed_goes_on(
-    name: str, count: int, cfy: Cfy, clean_host: Host, tiny: Path, key: Path
-) -> None:
+def test_install_killed_goes_on(name: str, count: int, cfy: Cfy, clean_host: Host, tiny: Path, key: Path) -> None:
     wanted = reference(name, cfy, clean_host, tiny, key)
     kill_install(name, count, cfy, tiny, key)
     cfy("executions", "start", "install", "-b", name)
@@ -159,9 +158,7 @@ def test_install_killed_again_and_again(cfy: Cfy, clean_host: Host, tiny: Path, 
 
 
 @pytest.mark.parametrize("count", [10, 11, 12], ids=["defined", "started", "address known"])
-def test_guest_of_killed_install_answers(
-    count: int, cfy: Cfy, clean_host: Host, tiny: Path, key: Path
-) -> None:
+def test_guest_of_killed_install_answers(count: int, cfy: Cfy, clean_host: Host, tiny: Path, key: Path) -> None:
     given = cfy.inputs(**settings("hello", tiny, key))
     kill_after(cfy, count, "install", BLUEPRINTS / "hello.yaml", "-b", "hello", "-i", given)
     before = made(clean_host)["domains"]["hello"]  # type: ignore[index]

@@ -5,7 +5,7 @@ from cloudify_libvirt.core.spec.cloud_init import CloudInit
 from cloudify_libvirt.core.spec.domain import Disk, DomainSpec, Interface
 from cloudify_libvirt.core.spec.iso9660 import IsoSpec
 from cloudify_libvirt.core.spec.network import NetworkSpec
-from cloudify_libvirt.core.spec.parsing import MODELS, Kind, parse_spec
+from cloudify_libvirt.core.spec.parsing import MODELS, Kind, parse_spec, refuse_functions
 from cloudify_libvirt.core.spec.pool import PoolSpec
 from cloudify_libvirt.core.spec.variables import (
     Backing,
@@ -41,5 +41,6 @@ __all__ = [
     "dsl_properties",
     "parse_spec",
     "place_disks",
+    "refuse_functions",
     "template_variables",
 ]

@@ -60,7 +60,9 @@ class Part(BaseModel):
             elif value is not None and value != "":
                 known[key] = value
         rules: Rules | None = info.context
-        if extra and not (rules and rules["extra"]):
+        # Where a required key is absent too, the unknown one is most likely that key misspelt.
+        lacks = any(field.is_required() and name not in known for name, field in cls.model_fields.items())
+        if extra and (lacks or not (rules and rules["extra"])):
             raise _unknown_key(next(iter(extra)), cls)
         return {**known, "extra": extra} if extra else known
 
@@ -161,7 +163,11 @@ INPUT_ONLY: dict[str, Any] = {"input_only": True}
 
 
 def dsl(dsl_type: str | None = None, default: Any = None) -> dict[str, Any]:
-    """Return the metadata of a field that the plugin's data types declare; no default means: may be absent."""
+    """Return the metadata of a field that the plugin's data types declare; no default means: may be absent.
+
+    A declared integer or boolean makes the engine refuse the texts "300" and "true", which we read; only what
+    the contract types has one.
+    """
     found = {} if dsl_type is None else {"dsl_type": dsl_type}
     return found if default is None else {**found, "dsl_default": default}
 

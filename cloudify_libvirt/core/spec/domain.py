@@ -206,19 +206,19 @@ class DomainSpec(Spec):
         json_schema_extra=dsl("string", "auto"),
     )  # fmt: skip
     autostart: Flag = Field(default=False, description="Start the domain with the host.",
-                            json_schema_extra=dsl("boolean", False))  # fmt: skip
+                            json_schema_extra=dsl(default=False))  # fmt: skip
     title: Line | None = Field(default=None, description="Short title, one line.", json_schema_extra=dsl("string"))
     description: Text | None = Field(default=None, description="Free text.", json_schema_extra=dsl("string"))
     init: AbsolutePath = Field(default="/sbin/init", description="First program of a container.",
                                json_schema_extra=dsl("string", "/sbin/init"))  # fmt: skip
     console_log: Flag = Field(default=True, description="Keep what the guest writes to its console.",
-                              json_schema_extra=dsl("boolean", True))  # fmt: skip
+                              json_schema_extra=dsl(default=True))  # fmt: skip
     ssh_user: Line | None = Field(default=None, description="Login for the runtime property ssh_command.",
                                   json_schema_extra=dsl("string"))  # fmt: skip
     address_timeout_s: Positive = Field(default=300, description="Seconds to wait for an address.",
-                                        json_schema_extra=dsl("integer", 300))  # fmt: skip
+                                        json_schema_extra=dsl(default=300))  # fmt: skip
     shutdown_timeout_s: Count = Field(default=60, description="Seconds for the guest's shutdown, before it is forced.",
-                                      json_schema_extra=dsl("integer", 60))  # fmt: skip
+                                      json_schema_extra=dsl(default=60))  # fmt: skip
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> DomainSpec:

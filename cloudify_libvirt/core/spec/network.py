@@ -136,15 +136,15 @@ class NetworkSpec(Spec):
         json_schema_extra=dsl("string"),
     )  # fmt: skip
     dhcp: Flag = Field(default=True, description="Hand out addresses of cidr.",
-                       json_schema_extra=dsl("boolean", True))  # fmt: skip
+                       json_schema_extra=dsl(default=True))  # fmt: skip
     domain: Hostname | None = Field(default=None, description="DNS domain of the guests.",
                                     json_schema_extra=dsl("string"))  # fmt: skip
     autostart: Flag = Field(default=True, description="Start the network with the host.",
-                            json_schema_extra=dsl("boolean", True))  # fmt: skip
+                            json_schema_extra=dsl(default=True))  # fmt: skip
     hosts: tuple[DhcpHost, ...] = Field(default=(), description="Fixed addresses: [{mac, ip, name}].",
                                         json_schema_extra=dsl(default=[]))  # fmt: skip
     mtu: Annotated[Positive, Field(ge=68, le=65535)] | None = Field(
-        default=None, description="MTU in bytes.", json_schema_extra=dsl("integer")
+        default=None, description="MTU in bytes.", json_schema_extra=dsl()
     )
 
     @model_validator(mode="after")

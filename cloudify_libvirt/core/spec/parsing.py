@@ -48,14 +48,15 @@ def parse_spec(kind: Kind, params: Mapping[str, Any], *, node: str, extra: bool,
     Raises:
         InvalidSpec: an unknown key, a wrong or missing value, a function that nobody evaluated.
     """
-    _refuse_functions(params, "params", node)
+    refuse_functions(params, "params", node)
     try:
         return MODELS[kind].model_validate(params, context={"extra": extra, "complete": complete})
     except ValidationError as error:
         raise _translate(error, params, node) from None
 
 
-def _refuse_functions(value: object, path: str, node: str) -> None:
+def refuse_functions(value: object, path: str, node: str) -> None:
+    """Raise ``InvalidSpec`` when the value is or holds a function of the DSL that nobody evaluated."""
     if isinstance(value, Mapping):
         if len(value) == 1 and (name := next(iter(value))) in _INTRINSIC:
             raise InvalidSpec(
@@ -64,10 +65,10 @@ def _refuse_functions(value: object, path: str, node: str) -> None:
                 "the engine evaluates such functions there, not in properties.",
             )  # fmt: skip
         for key, item in value.items():
-            _refuse_functions(item, f"{path}.{key}", node)
+            refuse_functions(item, f"{path}.{key}", node)
     elif isinstance(value, list | tuple):
         for at, item in enumerate(value):
-            _refuse_functions(item, f"{path}[{at}]", node)
+            refuse_functions(item, f"{path}[{at}]", node)
 
 
 def _translate(error: ValidationError, params: Mapping[str, Any], node: str) -> InvalidSpec:

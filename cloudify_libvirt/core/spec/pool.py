@@ -28,7 +28,7 @@ class PoolSpec(Spec):
                                    json_schema_extra=dsl("integer"))  # fmt: skip
     type: Literal["dir"] = Field(default="dir", description="Kind of pool.", json_schema_extra=dsl("string", "dir"))
     autostart: Flag = Field(default=True, description="Start the pool with the host.",
-                            json_schema_extra=dsl("boolean", True))  # fmt: skip
+                            json_schema_extra=dsl(default=True))  # fmt: skip
     mode: Annotated[str, BeforeValidator(octal_mode)] = Field(
         default="0755", description="Mode of the target directory when libvirt makes it.",
         json_schema_extra=dsl("string", "0755"),

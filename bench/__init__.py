@@ -1,0 +1,1 @@
+"""Measurements, with what they are compared to taken in the same run."""
