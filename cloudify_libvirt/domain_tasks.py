@@ -41,7 +41,7 @@ def get_state(domain: Domain, request: Request) -> bool:
 @operates_on(Domain, kind="domain", missing=Missing.SKIP, external=External.SKIP)
 def prestop(domain: Domain, request: Request) -> None:
     """Ask the guest to shut down without waiting, so that many shut down at once; ``stop`` waits."""
-    domain.ask_shutdown()
+    steps.prestop(domain, request)
 
 
 @operates_on(Domain, kind="domain", missing=Missing.SKIP, external=External.SKIP)

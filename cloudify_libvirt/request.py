@@ -56,6 +56,7 @@ OWN_KEYS = frozenset(
         "domain_type",
         "made",
         "started_at",
+        "shutdown_asked_at",
         "stale_leases",
         "bridge",
         "cidr",

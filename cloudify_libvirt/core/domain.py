@@ -13,6 +13,8 @@ from cloudify_libvirt.core.states import ALIVE, OFF, State, Transition
 from cloudify_libvirt.core.wait import Deadline, wait_until
 
 DESTROY_TIMEOUT_S = 30.0
+# How long libvirt waits for an agent that was there when it was asked.
+AGENT_TIMEOUT_S = 5
 
 # What undefine must take along, most complete first: drivers refuse flags that they do not know.
 # Source: virDomainUndefineFlagsValues.
@@ -158,6 +160,9 @@ class Domain(Resource):
         Shape: {host or guest device: {"hwaddr": mac, "addrs": [{"addr", "prefix", "type"}]}}.
         """
         number = getattr(libvirt, f"VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_{source}")
+        if source == "AGENT":
+            # A guest that dies between question and answer would hold this call, and all later ones, for ever.
+            quiet(lambda: self.handle.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0))
         return dict(quiet(lambda: self.handle.interfaceAddresses(number, 0), None) or {})
 
 

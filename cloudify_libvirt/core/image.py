@@ -146,7 +146,7 @@ class ImageCache:
             if entry is None or entry.validators != version or not wanted.algorithms <= entry.digests.keys():
                 digests = _digests(path, wanted.algorithms)
                 wanted.verify(str(path), digests)
-                with self._dropping(key):
+                with self._dropping(key), _naming(str(path)):
                     entry = self._entry(str(path), key, path, version, digests)
                 self._index.write(key, entry)
             wanted.verify(str(path), entry.digests)
@@ -166,7 +166,8 @@ class ImageCache:
             with self._dropping(key):
                 if is_new or entry is None:
                     wanted.verify(public_url(url), partial.digests(), retryable=partial.resumed)
-                    entry = self._entry(public_url(url), key, partial.path, partial.validators, partial.digests())
+                    with _naming(public_url(url)):
+                        entry = self._entry(public_url(url), key, partial.path, partial.validators, partial.digests())
             self._drop(key)
             self._index.write(key, entry.seen_now())
             return _image(entry, self._images)
@@ -273,6 +274,18 @@ class ImageCache:
 
 def _image(entry: Entry, images: Path) -> Image:
     return Image(images / entry.file, entry.sha256, entry.format, entry.size_bytes, entry.file_bytes)
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Let errors about a file of ours name what the user gave."""
+    try:
+        yield
+    except ImageFailed as error:
+        remedy = error.remedy
+        raise ImageFailed(
+            error.action, f"the image {source}", error.reason, remedy, retryable=error.retryable
+        ) from error
 
 
 def _write_sparse(file: IO[bytes], piece: bytes) -> None:

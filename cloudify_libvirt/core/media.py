@@ -10,6 +10,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -328,11 +329,16 @@ def expand(template: Any, variables: Mapping[str, Any], *, field: str = "cloud_i
     return template
 
 
+@lru_cache(maxsize=256)
+def _compiled(text: str) -> jinja2.Template:
+    return _JINJA.from_string(text)
+
+
 def _expand_text(text: str, variables: Mapping[str, Any], field: str) -> str:
     if not re.search(r"\{[{%]", text) or re.match(r"##\s*template:\s*jinja", text):
         return text
     try:
-        return _JINJA.from_string(text).render(variables)
+        return _compiled(text).render(variables)
     except jinja2.UndefinedError as error:
         known = ", ".join(sorted(variables))
         raise InvalidSpec("expand", field, str(error.message), f"Variables: {known}.") from None

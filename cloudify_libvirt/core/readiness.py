@@ -6,6 +6,7 @@ guests, and gives way as soon as another one has something to report or the engi
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Guest:
     stale: StaleLeases
     _first_seen: float | None = None
     _agent_asked: float = 0.0
+    _agent_said: dict[str, object] = field(default_factory=dict, repr=False)
+    _question: threading.Thread | None = field(default=None, repr=False)
     _seen_events: int = -1
     _facts: DomainFacts | None = field(default=None, repr=False)
 
@@ -54,6 +57,7 @@ class Guest:
         facts = self._fresh_facts()
         cards = [Interface(i.mac, i.network or i.bridge, i.host_device) for i in facts.interfaces]
         addresses.merge(cards, self._leases())
+        addresses.merge(cards, self._agent_said)
         if not all(card.has_ipv4 for card in cards):
             self._ask_slow_sources(cards, facts)
         return cards if self._enough(cards) else None
@@ -92,9 +96,19 @@ class Guest:
             return
         self._agent_asked = now
         if facts.agent_connected:
-            addresses.merge(cards, self.domain.reported_addresses("AGENT"))
+            self._ask_agent()
         if not self.stale:
             addresses.merge(cards, self.domain.reported_addresses("ARP"))
+
+    def _ask_agent(self) -> None:
+        """Ask in a thread of its own, and be woken by the answer: an agent that hangs must not stop the wait."""
+        if self._question is None or not self._question.is_alive():
+            self._question = threading.Thread(target=self._hear_agent, name="guest agent", daemon=True)
+            self._question.start()
+
+    def _hear_agent(self) -> None:
+        self._agent_said = self.domain.reported_addresses("AGENT")
+        self.domain.session.changed.set()
 
     def _enough(self, cards: list[Interface]) -> bool:
         if not any(card.addresses for card in cards):

@@ -78,7 +78,7 @@ def start(domain: Domain, request: Request) -> None:
         _check_networks(domain, facts)
         if domain.session.driver == "qemu":
             preflight.check_memory(domain.session, domain.memory_kib, domain.target)
-        request.record.put(started_at=time.time(), stale_leases=readiness.stale_leases(domain))
+        request.record.put(started_at=time.time(), shutdown_asked_at=None, stale_leases=readiness.stale_leases(domain))
         domain.start()
         console = f", console log {facts.console_log}" if facts.console_log else ""
         request.record.note(f"started {domain.target}{console}")
@@ -110,13 +110,16 @@ def get_state(domain: Domain, request: Request) -> bool:
     if not parse_bool(params.get("wait_for_ip") or False, "wait_for_ip") or not domain.facts().interfaces:
         return _runs(domain)
     begin = float(request.record.get("started_at") or time.time())
-    cards = readiness.turn(domain, request.record.get("stale_leases") or {}, queued=queued_operations)
+    allowed = _seconds(params, "address_timeout_s", ADDRESS_TIMEOUT_S)
+    turn_s = min(readiness.TURN_S, max(0.0, begin + allowed - time.time()))
+    stale = request.record.get("stale_leases") or {}
+    cards = readiness.turn(domain, stale, queued=queued_operations, turn_s=turn_s)
     waited = time.time() - begin
     if cards is not None:
         addresses.write(request, cards)
         request.record.note(f"{domain.name} has address {request.record.get('ip')} after {waited:.1f} s")
         return True
-    if waited > _seconds(params, "address_timeout_s", ADDRESS_TIMEOUT_S):
+    if waited >= allowed:
         raise readiness.overdue(domain, waited)
     return False
 
@@ -132,12 +135,23 @@ def _seconds(params: dict[str, Any], key: str, default: int) -> int:
     return default if value in (None, "") else parse_int(value, key)
 
 
+def prestop(domain: Domain, request: Request) -> None:
+    """Ask the guest to shut down, and return; the time that it has for that begins now."""
+    domain.ask_shutdown()
+    request.record.assign(shutdown_asked_at=time.time())
+
+
 def stop(domain: Domain, request: Request) -> None:
     """Ask the guest to shut down, then force it; forget its address."""
     readiness.forget(domain)
     params = request.record.get("params") or {}
-    domain.stop(_seconds(params, "shutdown_timeout_s", SHUTDOWN_TIMEOUT_S))
-    request.record.assign(ip=None)
+    asked_at = request.record.get("shutdown_asked_at")
+    # Guests that were all asked before have their time together, not one after the other.
+    gone_s = max(0.0, time.time() - float(asked_at)) if asked_at else 0.0
+    domain.stop(max(0.0, _seconds(params, "shutdown_timeout_s", SHUTDOWN_TIMEOUT_S) - gone_s))
+    request.record.assign(shutdown_asked_at=None)
+    if request.record.get("ip"):
+        request.record.assign(ip=None)
 
 
 def delete(domain: Domain | None, request: Request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -104,7 +105,13 @@ def _choice(request: Request) -> Choice:
 
 def _hostname(request: Request) -> str:
     given = request.spec.cloud_init.hostname if request.spec.cloud_init else None
-    return given or "".join(c if c.isalnum() or c in "-." else "-" for c in request.name).strip("-.")[:63] or "guest"
+    return given or _as_hostname(request.name) or "guest"
+
+
+def _as_hostname(name: str) -> str:
+    """Return the name with what host names (RFC 1123) lack replaced; "" when nothing is left."""
+    labels = re.sub(r"[^A-Za-z0-9.-]", "-", name)[:63].split(".")
+    return ".".join(filter(None, (label.strip("-") for label in labels)))
 
 
 def _parts(request: Request, choice: Choice, image: Image | None) -> Iterator[Part]:

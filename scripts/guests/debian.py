@@ -37,10 +37,12 @@ MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_reap.service e2scrub_all.timer "
     "fstrim.timer systemd-tmpfiles-clean.timer getty@tty1.service cloud-init-hotplugd.socket"
 ).split()
+# guest.drivers=all: the CD-ROM with the seed has to be there when cloud-init looks for it, early.
 SETTINGS = {
     "etc/machine-id": MACHINE_ID,
     "etc/hostname": "debian\n",
-    "boot/grub/grub.cfg": boot.grub_config("root=/dev/vda1 rw net.ifnames=0"),
+    "etc/cloud/ds-identify.cfg": "policy: enabled\n",
+    "boot/grub/grub.cfg": boot.grub_config("rw net.ifnames=0 guest.drivers=all"),
 }
 
 
@@ -75,10 +77,14 @@ def _mmdebstrap(sources: list[str], hook: str) -> None:
     run(*words, SUITE, "/dev/null", *sources, doing="install Debian 12 into a directory")
 
 
+# mmdebstrap has proc and sys mounted in the new system while hooks run; they must not get onto the disk.
+HOOK = """unshare --mount --propagation private sh -c 'umount --quiet --recursive --lazy "$0/proc" "$0/sys" "$0/dev"; exec "$@"' \
+"$1" env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={modules} {python} -m guests.debian "$1" {boot_files} {raw}"""
+
+
 def _hook(boot_files: Path, raw: Path) -> str:
-    where = shlex.quote(str(Path(__file__).resolve().parent.parent))
-    python, boot_files_, raw_ = (shlex.quote(str(word)) for word in (sys.executable, boot_files, raw))
-    return f'PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={where} {python} -m guests.debian "$1" {boot_files_} {raw_}'
+    words = {"modules": Path(__file__).resolve().parent.parent, "python": sys.executable, "boot_files": boot_files, "raw": raw}
+    return HOOK.format(**{name: shlex.quote(str(word)) for name, word in words.items()})
 
 
 def finish(root: Path, boot_files: Path, raw: Path) -> None:

@@ -69,8 +69,6 @@ def modules(stage: Path, root: Path, names: Iterable[str]) -> None:
     for name in ("modules.builtin", "modules.order"):
         shutil.copy(stage / "lib/modules" / release / name, root / "lib/modules" / release / name)
     _depmod(root, release)
-    for index in (root / "lib/modules" / release).glob("modules.*.bin"):
-        index.unlink()  # busybox reads the text files
 
 
 def pack_initramfs(root: Path, out: Path) -> None:

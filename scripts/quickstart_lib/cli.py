@@ -187,7 +187,8 @@ def take_away(screen: Screen) -> None:
     place = Place()
     state = place.load() if place.directory.exists() else None
     if state is None:
-        screen.plain("Nothing to take away.")
+        hint = "" if os.geteuid() == 0 else " Did it run as root? Then: sudo -H scripts/quickstart --down"
+        screen.plain(f"Nothing to take away.{hint}")
         return
     with place.locked():
         remove_machines(screen, place, state)

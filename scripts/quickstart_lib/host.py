@@ -57,7 +57,7 @@ def machine_answers() -> bool:
     """Tell whether the machine's own libvirt runs and lets us in; it is not asked for a password."""
     command = ["virsh", "-q", "-c", URI, "version"]
     try:
-        # In a session of its own it has no terminal to ask at.
+        # Cut off from the terminal, it cannot ask there.
         done = subprocess.run(
             command, capture_output=True, stdin=subprocess.DEVNULL, timeout=ANSWER_TIMEOUT_S, start_new_session=True
         )

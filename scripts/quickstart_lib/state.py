@@ -84,12 +84,17 @@ class Place:
         """Let one quickstart run at a time."""
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             yield
-        except BlockingIOError as error:
-            raise Problem("another quickstart is running", "Wait for it, or end it.") from error
         finally:
             os.close(descriptor)
+
+    @staticmethod
+    def _lock(descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Problem("another quickstart is running", "Wait for it, or end it.") from error
 
 
 def user_key(path: Path) -> Path:

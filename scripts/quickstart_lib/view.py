@@ -59,12 +59,10 @@ class Screen:
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """Print a table whose cells are never broken: a terminal wraps what is too long, and copies it whole."""
-        table = Table(*columns, box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        for row in rows:
-            table.add_row(*map(escape, row))
-        width = sum(max(len(cell) for cell in column) + 3 for column in zip(columns, *rows, strict=True))
-        wide = Console(file=self.console.file, width=max(width, self.console.width), highlight=False, soft_wrap=True)
-        wide.print(table, soft_wrap=True, crop=False)
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        for number, row in enumerate([columns, *rows]):
+            line = "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            self.plain(line, "" if number else "bold")
 
 
 def _progress_table(board: Board) -> Table:

@@ -80,7 +80,9 @@ def test_subnets_of_networks_and_of_the_host_are_taken(session: Session) -> None
     with pytest.raises(Conflict, match=r"subnet 10.99.1.128/25 overlaps with 10.99.1.0/24 of network 'net'"):
         check_subnets(session, NOBODY, [inside], "mine")
     check_subnets(session, network.uuid, [inside], "mine")
-    check_subnets(session, NOBODY, [ipaddress.ip_network("10.99.2.0/24"), ipaddress.ip_network("fdab:cdef:1::/64")], "mine")
+    check_subnets(
+        session, NOBODY, [ipaddress.ip_network("10.99.2.0/24"), ipaddress.ip_network("fdab:cdef:1::/64")], "mine"
+    )
 
 
 def test_a_free_subnet_is_the_same_each_time_and_steps_over_taken_ones(session: Session) -> None:

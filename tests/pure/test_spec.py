@@ -306,8 +306,10 @@ def test_specs_are_frozen():
 def test_disks_get_free_targets():
     disks = [Disk(file="/a", dev="vdb"), Disk(file="/b"), Disk(file="/c"), Disk(file="/d", device="cdrom")]
     assert [(d.bus, d.dev) for d in place_disks(disks, "q35", modern=True)] == [
-        ("virtio", "vdb"), ("virtio", "vda"), ("virtio", "vdc"), ("sata", "sda"),
+        ("virtio", "vdb"), ("virtio", "vda"), ("virtio", "vdc"), ("scsi", "sda"),
     ]  # fmt: skip
+    drive = [Disk(device="cdrom")]
+    assert [place_disks(drive, machine, modern=False)[0].bus for machine in ("q35", "pc", "")] == ["sata", "ide", "ide"]
     many = place_disks([Disk(file="/a")] * 28, "pc", modern=True)
     assert [disk.dev for disk in many][25:] == ["vdz", "vdaa", "vdab"]
 

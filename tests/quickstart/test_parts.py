@@ -14,8 +14,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from quickstart_lib import home
-from quickstart_lib.watch import Board
+from quickstart_lib import home  # noqa: E402
+from quickstart_lib.watch import Board  # noqa: E402
 
 STAMP = "2026-01-01 00:00:00.000"
 CALM = [

@@ -204,6 +204,16 @@ def test_goes_on_after_a_kill(newcomer: Newcomer) -> None:
     assert_nothing_left(newcomer)
 
 
+def test_interrupt_and_second_one_at_a_time(newcomer: Newcomer) -> None:
+    process = _started(newcomer, "Creating node instance")
+    assert "another quickstart is running" in newcomer.quickstart().output
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert not [line for line in newcomer.processes() if "cfy install" in line]
+    newcomer.up("--down")
+    assert_nothing_left(newcomer)
+
+
 def _is_cfy_of(process: Path, newcomer: Newcomer) -> bool:
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")

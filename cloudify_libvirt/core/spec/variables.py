@@ -211,10 +211,11 @@ def _bus(disk: Disk, machine: str, *, modern: bool) -> str:
         return by_target
     if disk.device == "disk":
         return "virtio"
-    # A q35 has no IDE, an i440fx no SATA, other machines neither.
-    if "q35" in machine:
-        return "sata"
-    return "ide" if machine in ("", "pc") or machine.startswith("pc-i440fx") or not modern else "scsi"
+    # virtio-scsi is in every cloud kernel, and on every machine; Debian's has no AHCI, so no SATA.
+    if modern:
+        return "scsi"
+    # A q35 has no IDE, an i440fx no SATA.
+    return "sata" if "q35" in machine else "ide"
 
 
 def _free_target(prefix: str, taken: set[str]) -> str:
