@@ -163,13 +163,13 @@ def with_placeholders(xml: str) -> str:
 
 @contextmanager
 def served(directory: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve a directory on this host; yield its URL and the list of downloads."""
-    asked: list[str] = []
+    """Serve a directory on this host; yield its URL and the list of downloads (answers with a body)."""
+    sent: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            super().do_GET()
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            sent.append(self.path)
+            super().copyfile(source, outputfile)
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
@@ -177,7 +177,7 @@ def served(directory: Path) -> Iterator[tuple[str, list[str]]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(directory)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", sent
     finally:
         server.shutdown()
         server.server_close()
@@ -228,10 +228,10 @@ def hello_rows(bench: Bench, rounds: int) -> tuple[list[Row], dict[str, float]]:
 
 def cluster_rows(bench: Bench, rounds: int, one: dict[str, float]) -> list[Row]:
     """Measure ten machines; the first install takes its image from a URL and counts the downloads."""
-    with served(bench.image.parent) as (url, asked):
+    with served(bench.image.parent) as (url, sent):
         bench.product(BLUEPRINTS / "cluster.yaml", "cluster", machines=MACHINES, disk="256 MiB",
                       image=f"{url}/{bench.image.name}")  # fmt: skip
-        downloads = len(asked)
+        downloads = len(sent)
     single, many, bare = [], [], []
     for _ in range(rounds):
         single.append(bench.product(BLUEPRINTS / "cluster.yaml", "cluster", machines=1, disk="256 MiB"))

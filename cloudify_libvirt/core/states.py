@@ -39,7 +39,7 @@ SHUTOFF_REASONS = {
     GONE: "it is gone, removed from outside",
     1: "it was shut down from inside",
     2: "it was destroyed from outside",
-    3: "it crashed",
+    3: "it crashed (the guest's kernel panicked, or its hypervisor process died)",
     4: "it was migrated away",
     5: "its state was saved",
     6: "it failed to start, or its hypervisor process died",

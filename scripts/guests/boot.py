@@ -24,16 +24,69 @@ write_dword 0x7c0c 1
 outl 0x518 0x007c0000
 """
 
-DISK_MODULES = (
-    "ext4 crc32c_generic virtio_pci virtio_blk virtio_scsi ata_piix ahci sd_mod sr_mod isofs nvme mptspi sym53c8xx"
-).split()
-MODULES = (
-    "virtio_net virtio_console virtio_rng virtio_balloon virtio_mem virtio_input i6300esb iTCO_wdt "
-    "e1000 e1000e 8139cp 8139too ne2k_pci vmxnet3 sg vfat nls_ascii nls_cp437 nls_iso8859_1 nls_utf8 "
-    "button evdev loop 9p 9pnet_virtio virtiofs fuse dummy veth bridge 8021q bonding tun autofs4 "
-    "vmw_vsock_virtio_transport pvpanic_pci uhci_hcd ehci_pci xhci_pci usb_storage usbhid hid_generic "
-    "psmouse qemu_fw_cfg nfnetlink"
-).split()
+DISK_MODULES = [
+    "ext4",
+    "crc32c_generic",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "ata_piix",
+    "ahci",
+    "sd_mod",
+    "sr_mod",
+    "isofs",
+    "nvme",
+    "mptspi",
+    "sym53c8xx",
+]
+MODULES = [
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "virtio_mem",
+    "virtio_input",
+    "i6300esb",
+    "iTCO_wdt",
+    "e1000",
+    "e1000e",
+    "8139cp",
+    "8139too",
+    "ne2k_pci",
+    "vmxnet3",
+    "sg",
+    "vfat",
+    "nls_ascii",
+    "nls_cp437",
+    "nls_iso8859_1",
+    "nls_utf8",
+    "button",
+    "evdev",
+    "loop",
+    "9p",
+    "9pnet_virtio",
+    "virtiofs",
+    "fuse",
+    "dummy",
+    "veth",
+    "bridge",
+    "8021q",
+    "bonding",
+    "tun",
+    "autofs4",
+    "vmw_vsock_virtio_transport",
+    "pvpanic_pci",
+    "pvpanic_mmio",
+    "uhci_hcd",
+    "ehci_pci",
+    "xhci_pci",
+    "usb_storage",
+    "usbhid",
+    "hid_generic",
+    "psmouse",
+    "qemu_fw_cfg",
+    "nfnetlink",
+]
 
 
 def grub_config(more_arguments: str = "") -> str:

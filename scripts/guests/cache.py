@@ -1,9 +1,9 @@
 """The cache: names by content of what goes in, checked files, one builder at a time.
 
-    DIR/tiny-0123456789abcdef.qcow2         the guest
-    DIR/tiny-0123456789abcdef.qcow2.json    its size, time and sha256, the packages used
-    DIR/tiny.current.json                   the last answer, with all that it depends on
-    DIR/tiny.lock                           held while building
+DIR/tiny-0123456789abcdef.qcow2         the guest
+DIR/tiny-0123456789abcdef.qcow2.json    its size, time and sha256, the packages used
+DIR/tiny.current.json                   the last answer, with all that it depends on
+DIR/tiny.lock                           held while building
 """
 
 import fcntl
@@ -135,7 +135,9 @@ def obtain(guest: Guest, directory: Path, force: bool) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BuildError(f"cannot create the cache {directory}: {error.strerror}; choose another with --cache") from error
+        raise BuildError(
+            f"cannot create the cache {directory}: {error.strerror}; choose another with --cache"
+        ) from error
     answer = None if force else _quick_answer(guest, directory)
     if answer:
         return answer

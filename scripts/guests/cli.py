@@ -11,7 +11,9 @@ GUESTS = {guest.kind: guest for guest in (tiny.GUEST, container.GUEST, debian.GU
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="build-guest", description="Build a guest to test on, or find it in the cache.")
+    parser = argparse.ArgumentParser(
+        prog="build-guest", description="Build a guest to test on, or find it in the cache."
+    )
     parser.add_argument(
         "kind",
         choices=GUESTS,

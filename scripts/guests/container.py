@@ -6,9 +6,19 @@ from . import packages, rootfs
 from .cache import Guest
 from .tools import as_root, progress, require, run
 
-PACKAGES = (
-    "bash busybox-static dropbear-bin libc6 libcrypt1 libgmp10 libtinfo6 libtomcrypt1 libtommath1 openssh-sftp-server zlib1g"
-).split()
+PACKAGES = [
+    "bash",
+    "busybox-static",
+    "dropbear-bin",
+    "libc6",
+    "libcrypt1",
+    "libgmp10",
+    "libtinfo6",
+    "libtomcrypt1",
+    "libtommath1",
+    "openssh-sftp-server",
+    "zlib1g",
+]
 PROGRAMS = (
     "usr/sbin/dropbear",
     "usr/bin/dropbearkey",
@@ -17,7 +27,7 @@ PROGRAMS = (
     "bin/bash",
 )
 SETTINGS = {
-    "etc/os-release": 'NAME="Tiny container"\nID=tiny-container\nVERSION_ID="1"\nPRETTY_NAME="Tiny container (busybox)"\n',
+    "etc/os-release": 'NAME="Tiny container"\nID=tiny-container\nVERSION_ID="1"\nPRETTY_NAME="Tiny container"\n',
 }
 
 

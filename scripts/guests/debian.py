@@ -14,29 +14,79 @@ from .cache import Guest
 from .tools import BuildError, progress, require, run
 
 SUITE = "bookworm"
-PACKAGES = (
-    "systemd systemd-sysv systemd-resolved udev dbus libpam-systemd cloud-init cloud-guest-utils openssh-server "
-    "qemu-guest-agent iproute2 iputils-ping netbase sudo e2fsprogs fdisk python3 ca-certificates procps kmod less"
-).split()
+PACKAGES = [
+    "systemd",
+    "systemd-sysv",
+    "systemd-resolved",
+    "udev",
+    "dbus",
+    "libpam-systemd",
+    "cloud-init",
+    "cloud-guest-utils",
+    "openssh-server",
+    "qemu-guest-agent",
+    "iproute2",
+    "iputils-ping",
+    "netbase",
+    "sudo",
+    "e2fsprogs",
+    "fdisk",
+    "python3",
+    "ca-certificates",
+    "procps",
+    "kmod",
+    "less",
+]
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LABEL = "debroot"
 SIZE_MIB = 2048
-UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache/apt/archives", "var/lib/apt/lists")
+UNUSED = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "var/cache/apt/archives",
+    "var/lib/apt/lists",
+)
 
 # Without a machine-id systemd takes every boot for the first one and presets all units: 15 s under TCG.
 MACHINE_ID = "0123456789abcdef0123456789abcdef\n"
-ENABLED = "systemd-networkd systemd-resolved ssh serial-getty@ttyS0".split()
+ENABLED = ["systemd-networkd", "systemd-resolved", "ssh", "serial-getty@ttyS0"]
 # Each of these costs time at boot, and none is needed to test on.
-MASKED = (
-    "systemd-networkd-wait-online.service systemd-timesyncd.service systemd-binfmt.service "
-    "proc-sys-fs-binfmt_misc.automount sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount "
-    "dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount systemd-update-utmp.service "
-    "systemd-update-utmp-runlevel.service kmod-static-nodes.service modprobe@.service systemd-modules-load.service "
-    "systemd-network-generator.service systemd-random-seed.service systemd-sysusers.service systemd-pstore.service "
-    "systemd-journal-flush.service systemd-remount-fs.service systemd-sysctl.service systemd-repart.service "
-    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_reap.service e2scrub_all.timer "
-    "fstrim.timer systemd-tmpfiles-clean.timer getty@tty1.service cloud-init-hotplugd.socket"
-).split()
+MASKED = [
+    "systemd-networkd-wait-online.service",
+    "systemd-timesyncd.service",
+    "systemd-binfmt.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+    "kmod-static-nodes.service",
+    "modprobe@.service",
+    "systemd-modules-load.service",
+    "systemd-network-generator.service",
+    "systemd-random-seed.service",
+    "systemd-sysusers.service",
+    "systemd-pstore.service",
+    "systemd-journal-flush.service",
+    "systemd-remount-fs.service",
+    "systemd-sysctl.service",
+    "systemd-repart.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_reap.service",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "systemd-tmpfiles-clean.timer",
+    "getty@tty1.service",
+    "cloud-init-hotplugd.socket",
+]
 # guest.drivers=all: the CD-ROM with the seed has to be there when cloud-init looks for it, early.
 SETTINGS = {
     "etc/machine-id": MACHINE_ID,
@@ -51,7 +101,10 @@ def _package_versions() -> list[str]:
 
 
 def _check_host() -> None:
-    require([*disk.COMMANDS, *boot.COMMANDS, "apt-get", "dpkg-deb", "tar", "mmdebstrap"], disk.FILES | {KEYRING: "debian-archive-keyring"})
+    require(
+        [*disk.COMMANDS, *boot.COMMANDS, "apt-get", "dpkg-deb", "tar", "mmdebstrap"],
+        disk.FILES | {KEYRING: "debian-archive-keyring"},
+    )
 
 
 def _build(scratch: Path) -> Path:
@@ -78,12 +131,15 @@ def _mmdebstrap(sources: list[str], hook: str) -> None:
 
 
 # mmdebstrap has proc and sys mounted in the new system while hooks run; they must not get onto the disk.
-HOOK = """unshare --mount --propagation private sh -c 'umount --quiet --recursive --lazy "$0/proc" "$0/sys" "$0/dev"; exec "$@"' \
-"$1" env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={modules} {python} -m guests.debian "$1" {boot_files} {raw}"""
+WITHOUT_MOUNTS = 'umount --quiet --recursive --lazy "$0/proc" "$0/sys" "$0/dev"; exec "$@"'
+HOOK = """unshare --mount --propagation private sh -c {without_mounts} "$1" \
+env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={modules} {python} -m guests.debian "$1" {boot_files} {raw}"""
 
 
 def _hook(boot_files: Path, raw: Path) -> str:
-    words = {"modules": Path(__file__).resolve().parent.parent, "python": sys.executable, "boot_files": boot_files, "raw": raw}
+    modules = Path(__file__).resolve().parent.parent
+    words = {"without_mounts": WITHOUT_MOUNTS, "modules": modules, "python": sys.executable}
+    words |= {"boot_files": boot_files, "raw": raw}
     return HOOK.format(**{name: shlex.quote(str(word)) for name, word in words.items()})
 
 
@@ -95,7 +151,14 @@ def finish(root: Path, boot_files: Path, raw: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
-    run("cp", "-r", "--no-preserve=ownership", *(boot_files / name for name in ("boot", "usr")), root, doing="add the kernel")
+    run(
+        "cp",
+        "-r",
+        "--no-preserve=ownership",
+        *(boot_files / name for name in ("boot", "usr")),
+        root,
+        doing="add the kernel",
+    )
     shutil.copytree(rootfs.FILES / "debian", root, dirs_exist_ok=True)
     rootfs.write(root, SETTINGS)
     (root / "etc/resolv.conf").unlink(missing_ok=True)

@@ -23,12 +23,16 @@ def _apt_get(*words: str, cwd: Path | None = None, doing: str) -> str:
     try:
         return run("apt-get", "-q", *sandbox, *words, cwd=cwd, doing=doing).decode()
     except BuildError as error:
-        raise BuildError(f"{error}\n  do: apt-get update, and check that the Debian 12 archive is in {APT_CONFIGURATION}") from error
+        raise BuildError(
+            f"{error}\n  do: apt-get update, and check that the Debian 12 archive is in {APT_CONFIGURATION}"
+        ) from error
 
 
 def kernel_package(meta: str) -> str:
     """Return the package with the kernel that a meta package like linux-image-amd64 points to."""
-    lines = run("apt-cache", "-o", "APT::Cache::AllVersions=0", "depends", meta, doing=f"find the kernel of {meta}").decode()
+    lines = run(
+        "apt-cache", "-o", "APT::Cache::AllVersions=0", "depends", meta, doing=f"find the kernel of {meta}"
+    ).decode()
     found = re.search(r"Depends: (linux-image-\d\S*)", lines)
     if not found:
         raise BuildError(f"apt knows no kernel for {meta}; do: apt-get update")
@@ -58,7 +62,16 @@ def unpack(names: Sequence[str], into: Path) -> None:
     progress("unpacking them")
     for deb in sorted(debs.glob("*.deb")):
         content = run("dpkg-deb", "--fsys-tarfile", deb, doing=f"read package {deb.name}")
-        run("tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", into, stdin=content, doing=f"unpack {deb.name}")
+        run(
+            "tar",
+            "-x",
+            "--keep-directory-symlink",
+            "--no-same-owner",
+            "-C",
+            into,
+            stdin=content,
+            doing=f"unpack {deb.name}",
+        )
 
 
 def merged_usr(root: Path) -> None:

@@ -10,10 +10,23 @@ from .packages import merged_usr
 from .tools import BuildError, run
 
 FILES = Path(__file__).resolve().parent / "files"
-DIRECTORIES = "boot dev etc/dropbear home mnt proc root/.ssh run srv sys tmp usr/lib/guest var/lib/cloud var/log var/tmp"
+DIRECTORIES = (
+    "boot dev etc/dropbear home mnt proc root/.ssh run srv sys tmp usr/lib/guest var/lib/cloud var/log var/tmp"
+)
 # busybox has these, and ours or the real ones stand in their place
 NOT_BUSYBOX = {"busybox", "init", "chpasswd", "shutdown", "bash"}
-SYSTEM_BINARIES = {"acpid", "halt", "ip", "modprobe", "insmod", "poweroff", "reboot", "switch_root", "udhcpc", "hwclock"}
+SYSTEM_BINARIES = {
+    "acpid",
+    "halt",
+    "ip",
+    "modprobe",
+    "insmod",
+    "poweroff",
+    "reboot",
+    "switch_root",
+    "udhcpc",
+    "hwclock",
+}
 LIBRARY_LINE = re.compile(r"(?:=> |^\s+)(/\S+) \(0x")
 
 ACCOUNTS = {
@@ -50,7 +63,13 @@ def skeleton(root: Path, stage: Path) -> None:
         elif name not in NOT_BUSYBOX:
             (root / "usr/bin" / name).symlink_to("busybox")
     write(root, ACCOUNTS)
-    for name, mode in {"etc/shadow": 0o600, "root": 0o700, "root/.ssh": 0o700, "tmp": 0o1777, "var/tmp": 0o1777}.items():
+    for name, mode in {
+        "etc/shadow": 0o600,
+        "root": 0o700,
+        "root/.ssh": 0o700,
+        "tmp": 0o1777,
+        "var/tmp": 0o1777,
+    }.items():
         (root / name).chmod(mode)
 
 

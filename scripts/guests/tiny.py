@@ -6,11 +6,31 @@ from . import boot, disk, packages, rootfs
 from .cache import Guest
 from .tools import progress, require
 
-PACKAGES = (
-    "bash busybox-static doas dropbear-bin libaudit1 libc6 libcap-ng0 libcrypt1 libglib2.0-0 libnuma1 "
-    "libpam-modules libpam0g libpcre2-8-0 libtinfo6 libtomcrypt1 libtommath1 libudev1 liburing2 libgmp10 "
-    "opendoas openssh-sftp-server qemu-guest-agent zlib1g"
-).split()
+PACKAGES = [
+    "bash",
+    "busybox-static",
+    "doas",
+    "dropbear-bin",
+    "libaudit1",
+    "libc6",
+    "libcap-ng0",
+    "libcrypt1",
+    "libglib2.0-0",
+    "libnuma1",
+    "libpam-modules",
+    "libpam0g",
+    "libpcre2-8-0",
+    "libtinfo6",
+    "libtomcrypt1",
+    "libtommath1",
+    "libudev1",
+    "liburing2",
+    "libgmp10",
+    "opendoas",
+    "openssh-sftp-server",
+    "qemu-guest-agent",
+    "zlib1g",
+]
 
 LABEL = "tinyroot"
 SIZE_MIB = 128

@@ -36,10 +36,7 @@ def _sections(elf: bytes) -> dict[str, slice]:
     size, count, names_index = struct.unpack_from("<HHH", elf, 0x3A)
     headers = [struct.unpack_from("<IIQQQQ", elf, offset + number * size) for number in range(count)]
     names = headers[names_index][4]
-    return {
-        elf[names + h[0] : elf.index(0, names + h[0])].decode(): slice(h[4], h[4] + h[5])
-        for h in headers
-    }
+    return {elf[names + h[0] : elf.index(0, names + h[0])].decode(): slice(h[4], h[4] + h[5]) for h in headers}
 
 
 def without_type_information(elf: bytes) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,14 +27,33 @@ down0\t0000630A\t00000000\t0000\t0\t0\t0\t00FFFFFF\t0\t0\t0
 """
 
 
+_NO = "0" * 32
+TABLE6 = f"""\
+fd980007000000000000000000000000 40 {_NO} 00 {_NO} 00000100 00000001 00000000 00000001 br0
+fe800000000000000000000000000000 40 {_NO} 00 {_NO} 00000100 00000001 00000000 00000001 br0
+ff000000000000000000000000000000 08 {_NO} 00 {_NO} 00000100 00000001 00000000 00000001 br0
+00000000000000000000000000000001 80 {_NO} 00 {_NO} 00000000 00000001 00000000 80200001 lo
+fdff0000000000000000000000000000 10 {_NO} 00 {_NO} 00000100 00000001 00000000 00000201 lo
+00000000000000000000000000000000 00 {_NO} 00 {_NO} 00000100 00000001 00000000 00000003 br0
+"""
+
+
 def test_routes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default route and routes that are down take no subnet."""
-    monkeypatch.setattr(Path, "read_text", lambda self: TABLE)
+    """Default routes, routes that are down or refuse, and those that every link has take no subnet."""
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(Path, "read_text", lambda self: {"route": TABLE, "ipv6_route": TABLE6}[self.name])
     assert hostnet.routes() == [
         (ipaddress.IPv4Network("192.168.0.0/16"), "eth0"),
         (ipaddress.IPv4Network("192.168.122.0/24"), "virbr0"),
         (ipaddress.IPv4Network("10.0.0.1/32"), "tun0"),
+        (ipaddress.IPv6Network("fd98:7::/64"), "br0"),
     ]
+
+
+def test_macs_are_those_of_the_kernel() -> None:
+    said = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, check=True).stdout)
+    expected = {link["address"] for link in said if link.get("address", "00:00:00:00:00:00") != "00:00:00:00:00:00"}
+    assert set(hostnet.macs()) == expected
 
 
 def test_routes_of_this_machine() -> None:

@@ -18,6 +18,8 @@ import libvirt
 import pytest
 import yaml
 
+from tests.real.attempts import attempt, cache, foreign, shelf, web  # noqa: F401 - fixtures
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv/bin/python"
 BLUEPRINTS = ROOT / "blueprints"

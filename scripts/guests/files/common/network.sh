@@ -2,7 +2,15 @@
 # Sourced after lib.sh; call read_network FILE, then start_network.
 # $RUN/net holds one file per interface with shell-quoted lines for configure_interface.
 
-interfaces() { for nic in /sys/class/net/eth* /sys/class/net/en*; do [ -e "$nic" ] && echo "${nic##*/}"; done; }
+interfaces() {  # those with the kernel's names, and those that network-config renamed
+    for nic in /sys/class/net/*; do
+        nic=${nic##*/}
+        case $nic in
+        eth* | en*) echo "$nic" ;;
+        *) [ ! -f "$RUN/net/$nic" ] || echo "$nic" ;;
+        esac
+    done
+}
 
 interface_by_mac() {  # interface_by_mac MAC
     mac=$(echo "$1" | tr A-F a-f)

@@ -1,0 +1,82 @@
+"""All measurements in one table, printed and written to docs/performance.md: make bench."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from bench import boot, orchestration
+from bench.figures import Row, table
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/performance.md"
+TEXT = """# How fast it is
+
+Written by `make bench` on {date}: {machine}. Every ratio compares two things measured in the same run, taking turns;
+the guests ran under {accelerator}. The machine had a load of {load} at the start. The run took {minutes:.0f} minutes.
+
+{table}
+What is compared:
+
+- **hello**: `cfy install blueprints/hello.yaml` to the first ssh login, against `bench/bare.sh`: virsh, qemu-img,
+  genisoimage and ssh do the same with the same guest. cfy's start-up is an install whose operations do nothing.
+- **cluster**: how much longer ten machines take than one, against how much longer the script takes.
+- **lease written to address reported**: from the change of dnsmasq's status file (looked at every 5 ms) to the
+  operation's message that it has the address.
+- **orchestration**: install and uninstall on libvirt's test driver, where nothing boots. *engine*: the same node type
+  with operations that do nothing and store nothing. *libvirt*: libvirt-python alone defines, starts, destroys and
+  undefines the same XML. The first line of each size is bounded by three times both, the second is for information.
+- **growth**: the cost per domain at the largest size against the size before; 1 is linear.
+
+`bench/orchestration.py` and `bench/boot.py` run alone, too, with fewer or more rounds.
+"""
+
+
+def machine() -> str:
+    """Describe the machine without naming it."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = next((line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")), "")
+    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    cpu = model or platform.machine()
+    return (
+        f"{os.cpu_count()} CPUs ({cpu}), {memory_kib / 1024**2:.0f} GiB of memory, Python {platform.python_version()}"
+    )
+
+
+def accelerator() -> str:
+    """Name what runs the guests here."""
+    from cloudify_libvirt.core import accelerator as chosen
+    from cloudify_libvirt.core.session import connect
+
+    choice = chosen.choose(connect("qemu:///system"), "auto")
+    return f"{'KVM' if choice.domain_type == 'kvm' else 'TCG'} ({choice.why})"
+
+
+def page(rows: list[Row], load: str, minutes: float) -> str:
+    """Return the page."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return TEXT.format(date=date, machine=machine(), accelerator=accelerator(), load=load, minutes=minutes,
+                       table=table(rows))  # fmt: skip
+
+
+def main() -> int:
+    """Measure everything; the exit code tells whether all bounds hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round of each, and no page")
+    options = parser.parse_args()
+    begin, load = time.monotonic(), f"{os.getloadavg()[0]:.1f}"
+    rounds, cluster_rounds = (1, 1) if options.quick else (5, 3)
+    rows = boot.measure(rounds, cluster_rounds)
+    rows += orchestration.measure([1, 10, 100, 500], rounds)
+    print(table(rows))
+    if not options.quick:
+        PAGE.write_text(page(rows, load, (time.monotonic() - begin) / 60))
+    return 0 if all(row.holds for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
