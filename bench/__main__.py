@@ -29,7 +29,7 @@ What is compared:
   operation's message that it has the address.
 - **orchestration**: install and uninstall on libvirt's test driver, where nothing boots. *engine*: the same node type
   with operations that do nothing and store nothing. *libvirt*: libvirt-python alone defines, starts, destroys and
-  undefines the same XML. The first line of each size is bounded by three times both, the second is for information.
+  undefines the same XML. The first line of each size has the bound, the second is for information.
 - **growth**: the cost per domain at the largest size against the size before; 1 is linear.
 
 `bench/orchestration.py` and `bench/boot.py` run alone, too, with fewer or more rounds.

@@ -128,14 +128,9 @@ def removes(noun: Any, *, kind: Kind) -> Callable[[Callable[..., Any]], Operatio
 
 
 def look_up(noun: Any, request: Request) -> Any:
-    """Return the object that this instance recorded, or None."""
-    name = request.record.get("resource_id")
-    if not name:
-        return None
-    recorded = request.record.get("uuid")
-    if not recorded:
-        return noun.find(request.session, name)
-    return noun.find_by_uuid(request.session, recorded)
+    """Return the object that this instance recorded, or None; a name alone would be anybody's."""
+    recorded = request.record.get("uuid") if request.record.get("resource_id") else None
+    return noun.find_by_uuid(request.session, recorded) if recorded else None
 
 
 def find_external(noun: Any, request: Request) -> Any:
@@ -147,8 +142,7 @@ def find_external(noun: Any, request: Request) -> Any:
     name = request.resource_id or request.name
     found = noun.find(request.session, name)
     if found is None and request.create_if_missing:
-        request.record.assign(use_external_resource=False)
-        request.params["name"] = name
+        request.own(name)
         return None
     if found is None:
         raise errors.Missing(

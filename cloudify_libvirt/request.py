@@ -45,7 +45,6 @@ OWN_KEYS = frozenset(
         "use_external_resource",
         "uuid",
         "index",
-        "hostname",
         "ip",
         "networks",
         "public_ip_address",
@@ -66,14 +65,17 @@ OWN_KEYS = frozenset(
         "ssh_command",
         "path",
         "filled",
-        "stat",
+        "pool",
     }
 )
 
 # Texts in these parameters are Jinja templates over the instance's identity.
 _EXPANDED = ("name", "networks", "cloud_init")
 
-_NOT_RECORDED = frozenset({"cloud_init"})
+# Seeds hold passwords. What comes from properties can be read there again; what came as an input must be kept
+# for the next operation, but for an ISO image's files, which one operation uses.
+_SEEDS = frozenset({"cloud_init"})
+_NEVER_RECORDED = {"iso9660": frozenset({"files"})}
 
 _indexes: dict[tuple[str, str], dict[str, int]] = {}
 
@@ -169,7 +171,7 @@ class Request:
             raise InvalidSpec(
                 "read",
                 f"libvirt_auth of {self.label}",
-                f"{value!r} is not a text",
+                f"it is a {type(value).__name__}, not a text",
                 f"Give a URI such as {DEFAULT_URI}.",
             )
         self.record.assign(libvirt_auth=value)
@@ -218,16 +220,28 @@ class Request:
         runtime = self.record.get("params") or {}
         # A runtime value that is only the copy of an older property gives way to the property of today.
         changed = {k: v for k, v in runtime.items() if not (k in seen and seen[k] == v and k in properties)}
-        merged = {**properties, **changed, **self._input_params}
-        merged.update(self._expanded(merged))
+        given = {**properties, **changed, **self._input_params}
+        merged = {**given, **self._expanded(given)}
         if not merged.get("name"):
             merged["name"] = self.ctx.instance.id
         if not merged.get("instance_uuid"):
             merged["instance_uuid"] = self.identity.uuid(self.kind)
-        # Seeds hold passwords; what the blueprint says can be read there again.
-        kept = {k: v for k, v in merged.items() if k not in _NOT_RECORDED or k in self._input_params}
-        self.record.assign(params=kept, params_from_properties={k: properties[k] for k in properties if k in kept})
+        self._record_params(merged, given, properties)
         return merged
+
+    def _record_params(self, merged: dict[str, Any], given: dict[str, Any], properties: dict[str, Any]) -> None:
+        left_out = _SEEDS | _NEVER_RECORDED.get(self.kind, frozenset())
+        kept = {key: value for key, value in merged.items() if key not in left_out}
+        # As it was given: an expanded text must not be expanded again.
+        kept |= {key: given[key] for key in _SEEDS & given.keys() if given[key] != properties.get(key)}
+        self.record.assign(
+            params=kept, params_from_properties={key: properties[key] for key in properties.keys() - left_out}
+        )
+
+    def own(self, name: str) -> None:
+        """Take the object of that name for ours to make: there is no external one."""
+        self.params["name"] = name
+        self.record.assign(use_external_resource=False, params={**(self.record.get("params") or {}), "name": name})
 
     @property
     def _input_params(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.identity import normalise_mac
+from cloudify_libvirt.core.parse import DomainFacts
 
 IPV4, IPV6 = 0, 1
 
@@ -53,17 +54,17 @@ def merge(cards: list[Interface], reported: dict[str, Any]) -> None:
                 )
 
 
-def cards_of(domain: Domain) -> list[Interface]:
-    """Return the domain's cards in the order of its definition, without addresses."""
-    return [Interface(i.mac, i.network or i.bridge, i.host_device) for i in domain.facts().interfaces]
+def cards_of(facts: DomainFacts) -> list[Interface]:
+    """Return the cards in the order of the definition, without addresses."""
+    return [Interface(i.mac, i.network or i.bridge, i.host_device) for i in facts.interfaces]
 
 
-def look_up(domain: Domain, *, ask_agent: bool) -> list[Interface]:
-    """Return all cards with the addresses known now; the agent only when asked for, it may be slow."""
+def look_up(domain: Domain) -> list[Interface]:
+    """Return all cards with the addresses known now."""
     facts = domain.facts()
-    cards = [Interface(i.mac, i.network or i.bridge, i.host_device) for i in facts.interfaces]
+    cards = cards_of(facts)
     merge(cards, domain.reported_addresses("LEASE"))
-    if ask_agent and facts.agent_connected:
+    if facts.agent_connected:
         merge(cards, domain.reported_addresses("AGENT"))
     if not all(card.has_ipv4 for card in cards):
         merge(cards, domain.reported_addresses("ARP"))

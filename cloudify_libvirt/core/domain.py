@@ -7,7 +7,7 @@ from typing import Any
 from cloudify_libvirt.core import parse, states
 from cloudify_libvirt.core.console import tail
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import CoreError, GuestFailed, TimedOut, libvirt_call, quiet
+from cloudify_libvirt.core.errors import CoreError, GuestFailed, TimedOut, libvirt_call, quiet, unless_gone
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.states import ALIVE, OFF, State, Transition
 from cloudify_libvirt.core.wait import Deadline, wait_until
@@ -141,7 +141,7 @@ class Domain(Resource):
 
     def undefine(self) -> None:
         """Remove the definition with all that would hold it: managed save, snapshots, checkpoints, NVRAM."""
-        if not quiet(self.handle.isPersistent, False):
+        if not unless_gone(self.handle.isPersistent, "read", self.target, False):
             return
         for names in _UNDEFINE_FLAGS:
             flags = sum(getattr(libvirt, f"VIR_DOMAIN_UNDEFINE_{name}") for name in names)

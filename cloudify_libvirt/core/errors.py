@@ -129,6 +129,14 @@ _REMEDIES: dict[type[CoreError], str] = {
 
 # Words in messages that share a code with final errors; libvirt has no code of their own for them.
 _BUSY_WORDS = ("asynchronous jobs running", "is being used by another", "cannot acquire state change lock")
+# A broken connection comes as a system or internal error, codes that say nothing of it.
+_LOST_WORDS = (
+    "Cannot recv data",
+    "Cannot write data",
+    "End of file while reading data",
+    "client socket is closed",
+    "Broken pipe",
+)
 _DENIED_WORDS = ("Permission denied", "authentication unavailable", "authentication failed")
 
 
@@ -136,6 +144,8 @@ def _class_of(error: Any) -> type[CoreError]:
     message = error.get_error_message() or str(error)
     if any(words in message for words in _BUSY_WORDS):
         return Busy
+    if any(words in message for words in _LOST_WORDS):
+        return ConnectionLost
     if any(words in message for words in _DENIED_WORDS):
         return AccessDenied
     code = error.get_error_code()
@@ -159,6 +169,15 @@ def libvirt_call(action: str, target: str, remedy: str = "") -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         raise from_libvirt(error, action, target, remedy) from error
+
+
+def unless_gone(call: Callable[[], Any], action: str, target: str, default: Any) -> Any:
+    """Return what ``call`` returns, or ``default`` when the object went meanwhile; any other failure counts."""
+    try:
+        with libvirt_call(action, target):
+            return call()
+    except Missing:
+        return default
 
 
 def quiet(call: Callable[[], Any], default: Any = None) -> Any:

@@ -10,7 +10,7 @@ from lxml import etree
 
 from cloudify_libvirt.core import hostnet, parse
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, libvirt_call, quiet
+from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, libvirt_call, quiet, unless_gone
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.session import Session
 
@@ -38,9 +38,15 @@ class Network(Resource):
 
     def start(self) -> None:
         """Activate the network unless it is active."""
-        if not self.active:
+        if self.active:
+            return
+        try:
             with libvirt_call("start", self.target, "Is its bridge or subnet used by something else on the host?"):
                 self.handle.create()
+        except CoreError:
+            # Another process may have been quicker.
+            if not self.active:
+                raise
 
     def stop(self) -> None:
         """Deactivate the network; guests on it lose their link."""
@@ -50,15 +56,14 @@ class Network(Resource):
 
     def undefine(self) -> None:
         """Remove the definition."""
-        if quiet(self.handle.isPersistent, False):
+        if unless_gone(self.handle.isPersistent, "read", self.target, False):
             with libvirt_call("undefine", self.target):
                 self.handle.undefine()
 
     def users(self) -> list[str]:
         """Return the names of the running domains that have a card on this network."""
-        with libvirt_call("list the domains of", self.target):
-            domains = self.session.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        descriptions = ((domain.name(), quiet(domain.XMLDesc, "")) for domain in domains)
+        domains = self.session.all_domains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        descriptions = ((d.name(), unless_gone(d.XMLDesc, "read", f"domain '{d.name()}'", "")) for d in domains)
         facts = self.facts()
         # A bridge that the host brought has users of its own.
         bridge = "" if facts.forward == "bridge" else facts.bridge
@@ -131,7 +136,7 @@ def others(session: Session, uuid: str) -> Iterator[tuple[str, parse.NetworkFact
     with libvirt_call("list the networks of", f"hypervisor {session.uri}"):
         networks = session.connection.listAllNetworks(0)
     for handle in networks:
-        xml = quiet(handle.XMLDesc, "")
+        xml = unless_gone(handle.XMLDesc, "read", f"network '{handle.name()}'", "")
         if xml and handle.UUIDString() != uuid:
             yield handle.name(), parse.network(xml)
 

@@ -164,11 +164,6 @@ def pool_path(xml: str) -> str:
     return _text(document(xml), "target/path")
 
 
-def pool_type(xml: str) -> str:
-    """Return the type of a pool: dir, logical, ..."""
-    return str(document(xml).get("type", ""))
-
-
 def volume(xml: str) -> VolumeFacts:
     """Read a volume's definition."""
     root = document(xml)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.errors import Conflict, CoreError, libvirt_call, quiet
+from cloudify_libvirt.core.errors import Conflict, CoreError, libvirt_call, unless_gone
 from cloudify_libvirt.core.hostlock import host_lock
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.session import Session
@@ -45,15 +45,23 @@ class Pool(Resource):
 
     def start(self) -> None:
         """Activate the pool unless it is active."""
-        if not self.active:
+        if self.active:
+            return
+        try:
             with libvirt_call("start", self.target):
                 self.handle.create(0)
+        except CoreError:
+            # Another process may have been quicker.
+            if not self.active:
+                raise
 
     def try_start(self) -> bool:
-        """Activate the pool if what it stands on is there already."""
+        """Activate the pool if what it stands on is there already; False when that must be built first."""
         try:
             self.start()
-        except CoreError:
+        except CoreError as error:
+            if error.retryable or (self.session.shares_files and Path(self.path).exists()):
+                raise
             return False
         return True
 
@@ -87,7 +95,7 @@ class Pool(Resource):
 
     def undefine(self) -> None:
         """Remove the definition; the contents stay."""
-        if quiet(self.handle.isPersistent, False):
+        if unless_gone(self.handle.isPersistent, "read", self.target, False):
             with libvirt_call("undefine", self.target):
                 self.handle.undefine()
 

@@ -25,11 +25,14 @@ def check_paths(session: Session, existing: Iterable[str], planned: Iterable[str
         return
     user = parse.hypervisor_user(session.fact("capabilities", session.connection.getCapabilities))
     disks = list(existing)
+    # What we may not look at ourselves is left to libvirt to judge.
     for path in disks:
-        _check_exists(Path(path), label)
+        with suppress(PermissionError):
+            _check_exists(Path(path), label)
     if user is not None and user[0] != 0:
         for path in [*disks, *planned]:
-            _check_traversal(Path(path), user, label)
+            with suppress(PermissionError):
+                _check_traversal(Path(path), user, label)
 
 
 def _check_exists(path: Path, label: str) -> None:

@@ -22,8 +22,10 @@ from cloudify_libvirt.core.wait import wait_until
 
 # How long one turn may hold its worker thread: each is a few lines of log, or a process on a Manager.
 TURN_S = 10.0
-# How long other cards, or IPv4, may come after the first address.
-CARD_GRACE_S, IPV4_GRACE_S = 3.0, 10.0
+# Shorter where it cannot be seen who else wants the worker.
+BLIND_TURN_S = 6.0
+# How long other cards, or IPv4, may come after the first address; within one turn.
+CARD_GRACE_S, IPV4_GRACE_S = 3.0, 5.0
 # The agent answers in 10 to 50 ms, and slower while the guest boots: ask it rarely.
 AGENT_PERIOD_S = 0.5
 
@@ -55,7 +57,7 @@ class Guest:
         if self.domain.state in OFF:
             raise self.domain.failure("wait for an address of", "Mend what its console says, then install again.")
         facts = self._fresh_facts()
-        cards = [Interface(i.mac, i.network or i.bridge, i.host_device) for i in facts.interfaces]
+        cards = addresses.cards_of(facts)
         addresses.merge(cards, self._leases())
         addresses.merge(cards, self._agent_said)
         if not all(card.has_ipv4 for card in cards):
@@ -161,7 +163,8 @@ def turn(
 
     _in_turn.add(key)
     try:
-        answer = wait_until(check, timeout_s=turn_s, signal=domain.session.changed)
+        longest = TURN_S if queued() is not None else BLIND_TURN_S
+        answer = wait_until(check, timeout_s=min(turn_s, longest), signal=domain.session.changed)
     except CoreError:
         _waiting.pop(key, None)
         raise

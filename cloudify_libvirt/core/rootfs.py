@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cloudify_libvirt.core.errors import Conflict, ImageFailed
@@ -18,11 +18,12 @@ from cloudify_libvirt.core.image_format import CHUNK, DAMAGED, open_stream
 _LINKS_MAX = 40  # as Linux (MAXSYMLINKS)
 
 
-def extract_root(tar: Path, target: Path) -> None:
+def extract_root(tar: Path, target: Path, extra: Mapping[str, bytes] | None = None) -> None:
     """Unpack ``tar`` (plain, gz, xz, zst or bz2) to the directory ``target``, which appears when all is there.
 
     Modes, symbolic links and, for root, numeric owners are kept; device nodes are left out, for libvirt
     makes a container's own. Nothing outside ``target`` is written, whatever names and links say.
+    ``extra``: {path: content} of files that are added, readable by their owner only.
 
     Raises:
         ImageFailed: no tar archive, cut short, or with names or links that leave the root.
@@ -35,7 +36,10 @@ def extract_root(tar: Path, target: Path) -> None:
         if draft.exists():
             shutil.rmtree(draft)
         draft.mkdir(parents=True, mode=0o755)
-        _Unpacker(tar, draft).run()
+        unpacker = _Unpacker(tar, draft)
+        unpacker.run()
+        for name, content in (extra or {}).items():
+            unpacker.add(name, content)
         draft.replace(target)
     except tarfile.TarError as error:
         raise _failed(tar, f"it is not a complete tar archive ({error})") from error
@@ -66,6 +70,14 @@ class _Unpacker:
         # Last, and the deepest first: a directory may be read-only, and its time changes with its content.
         for path in sorted(self._directories, key=lambda path: len(path.parts), reverse=True):
             _finish(path, self._directories[path])
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write a file of our own, where the container would find it under that name."""
+        path = self._place(name)
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
 
     def _member(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         path = self._place(member.name)

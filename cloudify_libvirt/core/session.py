@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from cloudify_libvirt.core import events
 from cloudify_libvirt.core.driver import libvirt
@@ -62,6 +62,26 @@ class Session:
     def shares_files(self) -> bool:
         """Tell whether a path of the hypervisor can be looked at here; the test driver's paths are made up."""
         return self.is_local and self.driver != "test"
+
+    def all_domains(self, flags: int = 0) -> list[Any]:
+        """Return the domains of every driver of the host that uses the same networks and pools."""
+        uris = self.fact("sibling drivers", self._siblings)
+        connections = [self.connection, *(connect(uri).connection for uri in uris)]
+        with libvirt_call("list the domains of", f"hypervisor {self.uri}"):
+            return [domain for connection in connections for domain in connection.listAllDomains(flags)]
+
+    def _siblings(self) -> list[str]:
+        """Return the URIs of the other drivers of this machine's system daemon that answer."""
+        parts = urlsplit(self.uri)
+        other = {"qemu": "lxc", "lxc": "qemu"}.get(self.driver)
+        if not other or not self.is_local or parts.path != "/system":
+            return []
+        uri = urlunsplit(parts._replace(scheme=parts.scheme.replace(self.driver, other)))
+        try:
+            connect(uri)
+        except CoreError:
+            return []
+        return [uri]
 
     def fact(self, name: str, ask: Any) -> Any:
         """Return what ``ask()`` said the first time: for what does not change while connected."""

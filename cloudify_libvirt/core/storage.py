@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from cloudify_libvirt.core import stream
-from cloudify_libvirt.core.errors import CoreError, ImageFailed, InUse, Missing
+from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, ImageFailed, InUse, Missing
 from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.render import TemplateSource, render
@@ -49,6 +49,40 @@ class Wish:
         return render(TemplateSource(name="volume.xml.j2"), variables, schema="storagevol", node=self.name)
 
 
+@dataclass(frozen=True)
+class Claim:
+    """The right to a volume's name: recorded by an earlier attempt (``mine``), or by ``record`` before it is made."""
+
+    mine: bool
+    record: Callable[[], None]
+
+
+def _claimed(pool: Pool, name: str, claim: Claim) -> Volume | None:
+    """Return what an earlier attempt of ours made, or None with the claim recorded; call with the pool's lock held.
+
+    Raises:
+        Conflict: the volume is somebody else's.
+    """
+    found = Volume.find(pool, name)
+    if claim.mine:
+        return found
+    if found is not None:
+        raise taken(pool, name)
+    claim.record()
+    return None
+
+
+def taken(pool: Pool, name: str) -> Conflict:
+    """Return the error for a name that somebody else's volume has."""
+    return Conflict(
+        "create",
+        f"volume '{name}' of pool '{pool.name}'",
+        "a volume of this name exists",
+        "Choose another params.name, set use_external_resource to use it as it is, or delete what an earlier "
+        "install left.",
+    )
+
+
 def active_pool(session: Session, name: str) -> Pool:
     """Return the pool, started."""
     remedy = "Name an existing pool in params.pool, or add a node of type cloudify.libvirt.pool."
@@ -57,38 +91,39 @@ def active_pool(session: Session, name: str) -> Pool:
     return pool
 
 
-def empty(pool: Pool, wish: Wish) -> Volume:
-    """Make a volume without content, unless it is there."""
-    found = Volume.find(pool, wish.name)
-    if found is not None:
-        return found
+def empty(pool: Pool, wish: Wish, claim: Claim) -> Volume:
+    """Make a volume without content; what an earlier attempt made is kept."""
     if wish.allocation_bytes:
         check_room(pool, wish.allocation_bytes, wish.name)
-    return Volume.create(pool, wish.xml(wish.capacity_bytes or 0), wish.name)
+    with pool.lock():
+        found = _claimed(pool, wish.name, claim)
+        return found or Volume.create(pool, wish.xml(wish.capacity_bytes or 0), wish.name)
 
 
-def blob(pool: Pool, name: str, data: bytes, besides: str = "") -> Volume:
-    """Make a raw volume with exactly this content; one of that name is made anew.
+def blob(pool: Pool, name: str, data: bytes, claim: Claim, besides: str = "") -> Volume:
+    """Make a raw volume with exactly this content; what an earlier attempt made is made anew.
 
     Raises:
         InUse: another domain than the one with UUID ``besides`` has it.
     """
-    found = Volume.find(pool, name)
-    if found is not None:
-        found.delete(besides)
-    volume = empty(pool, Wish(name, len(data), "raw"))
+    wish = Wish(name, len(data), "raw")
+    with pool.lock():
+        found = _claimed(pool, name, claim)
+        if found is not None:
+            found.delete(besides)
+        volume = Volume.create(pool, wish.xml(len(data)), name)
     with _whole(volume):
         volume.upload(data)
     return volume
 
 
-def overlay(pool: Pool, wish: Wish, image: Image) -> Volume:
+def overlay(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
     """Make a thin copy of an image: nothing is copied but the image once per pool."""
     capacity = capacity_of(wish, image)
     with pool.lock():
         base = _base(pool, image)
         try:
-            found = _overlay(pool, wish, capacity, base)
+            found = _overlay(pool, wish, capacity, base, claim)
         except CoreError:
             _drop_unused(base)
             raise
@@ -96,8 +131,8 @@ def overlay(pool: Pool, wish: Wish, image: Image) -> Volume:
     return found
 
 
-def _overlay(pool: Pool, wish: Wish, capacity: int, base: Volume) -> Volume:
-    found = Volume.find(pool, wish.name)
+def _overlay(pool: Pool, wish: Wish, capacity: int, base: Volume, claim: Claim) -> Volume:
+    found = _claimed(pool, wish.name, claim)
     if found is not None and found.facts().backing != base.path:
         found.delete()
         found = None
@@ -120,14 +155,15 @@ def _drop_unused(volume: Volume) -> None:
         volume.delete()
 
 
-def clone(pool: Pool, wish: Wish, image: Image) -> Volume:
-    """Make a full copy of an image; an unfinished one of that name is made anew."""
+def clone(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
+    """Make a full copy of an image; what an earlier attempt made is made anew."""
     capacity = capacity_of(wish, image)
-    found = Volume.find(pool, wish.name)
-    if found is not None:
-        found.delete()
     check_room(pool, image.file_bytes, wish.name)
-    volume = Volume.create(pool, wish.xml(image.size_bytes, format_=image.format), wish.name)
+    with pool.lock():
+        found = _claimed(pool, wish.name, claim)
+        if found is not None:
+            found.delete()
+        volume = Volume.create(pool, wish.xml(image.size_bytes, format_=image.format), wish.name)
     with _whole(volume):
         volume.upload(image.path)
         volume.grow(capacity)
@@ -177,14 +213,15 @@ def release_base(pool: Pool, path: str) -> bool:
     name = Path(path).name
     if not name.startswith(BASE_PREFIX):
         return False
-    with pool.lock():
-        base = Volume.find(pool, name)
-        if base is None or base.path != path:
-            return False
-        try:
+    try:
+        with pool.lock():
+            base = Volume.find(pool, name)
+            if base is None or base.path != path:
+                return False
             base.delete()
-        except InUse:
-            return False
+    except (InUse, Busy):
+        # Who holds it, or the pool's lock, removes it with the last overlay.
+        return False
     return True
 
 

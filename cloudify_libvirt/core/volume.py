@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import parse, stream
-from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing, libvirt_call, quiet
+from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing, libvirt_call, unless_gone
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.wait import retry_busy
@@ -94,23 +94,16 @@ class Volume:
         """Overwrite the first bytes with zeros."""
         stream.zero(self.pool.session, self.handle, length_bytes, self.target)
 
-    def wipe(self) -> None:
-        """Overwrite the content with zeros."""
-        with libvirt_call("wipe", self.target):
-            self.handle.wipe(0)
-
     def users(self, besides: str = "") -> list[str]:
         """Return, in words, which domains (but the one with UUID ``besides``) and overlays need the volume."""
         return [*self._domains(besides), *self._overlays()]
 
     def _domains(self, besides: str) -> list[str]:
-        connection = self.pool.session.connection
-        with libvirt_call("list the domains that use", self.target):
-            domains = [d for d in connection.listAllDomains(0) if d.UUIDString() != besides]
-        pairs = [(d.name(), parse.domain(xml)) for d in domains if (xml := quiet(d.XMLDesc, ""))]
+        domains = [d for d in self.pool.session.all_domains() if d.UUIDString() != besides]
+        described = ((d.name(), unless_gone(d.XMLDesc, "read", f"domain '{d.name()}'", "")) for d in domains)
         return [
             f"domain '{name}'"
-            for name, facts in pairs
+            for name, facts in ((name, parse.domain(xml)) for name, xml in described if xml)
             if any(self._is(disk) for disk in facts.disks) or self.path in facts.filesystems
         ]
 
@@ -120,7 +113,10 @@ class Volume:
     def _overlays(self) -> list[str]:
         with libvirt_call("list the overlays of", self.target):
             volumes = self.pool.handle.listAllVolumes(0)
-        descriptions = ((volume.name(), quiet(volume.XMLDesc, "")) for volume in volumes)
+        names = [(volume.name(), volume) for volume in volumes]
+        descriptions = (
+            (name, unless_gone(volume.XMLDesc, "read", label(self.pool, name), "")) for name, volume in names
+        )
         return [f"volume '{name}'" for name, xml in descriptions if xml and parse.volume(xml).backing == self.path]
 
     def delete(self, besides: str = "") -> None:

@@ -7,14 +7,16 @@ from typing import Any
 from cloudify_libvirt.core import addresses
 from cloudify_libvirt.core.addresses import IPV4, IPV6, Interface
 from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.identity import normalise_mac
 from cloudify_libvirt.request import Request
 
 
 def link(request: Request) -> None:
     """Read the source domain's addresses now, for relationships that are established late."""
-    domain = Domain.find_by_uuid(request.session, str(request.record.get("uuid") or ""))
+    uuid = request.record.get("uuid")
+    domain = Domain.find_by_uuid(request.session, uuid) if uuid else None
     if domain is not None:
-        write(request, addresses.look_up(domain, ask_agent=True))
+        write(request, addresses.look_up(domain))
 
 
 def unlink(request: Request) -> None:
@@ -49,10 +51,11 @@ def _all(cards: list[Interface], family: int) -> list[str]:
 def _with_addresses(params: dict[str, Any], cards: list[Interface]) -> dict[str, Any]:
     """Return params with dev, mac and addrs in ``networks``; cards that the list lacks are appended."""
     networks = [dict(entry) for entry in params.get("networks") or []]
-    for position, card in enumerate(cards):
+    by_mac = {normalise_mac(str(entry["mac"])): entry for entry in networks if entry.get("mac")}
+    for card in cards:
         found = {"dev": card.host_device, "mac": card.mac, "addrs": card.addresses}
-        if position < len(networks):
-            networks[position].update(found)
+        if card.mac in by_mac:
+            by_mac[card.mac].update(found)
         else:
             networks.append(found)
     return {**params, "networks": networks}

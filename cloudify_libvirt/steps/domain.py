@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from cloudify_libvirt.binding import claim, find_external
@@ -47,9 +48,18 @@ def configure(request: Request) -> None:
     try:
         _make(request, plan)
     except CoreError as error:
-        if not error.retryable and Domain.find_by_uuid(request.session, plan.uuid) is None:
-            parts.remove(request, besides=plan.uuid)
+        if not error.retryable:
+            _undo(request, plan)
         raise
+
+
+def _undo(request: Request, plan: machine.Plan) -> None:
+    """Remove what was made for a domain that is not there; what fails now is left for ``delete``."""
+    try:
+        if Domain.find_by_uuid(request.session, plan.uuid) is None:
+            parts.remove(request, besides=plan.uuid)
+    except CoreError as error:
+        request.record.warn(f"something made for domain '{request.name}' is left until uninstall: {error}")
 
 
 def _make(request: Request, plan: machine.Plan) -> None:
@@ -78,10 +88,12 @@ def start(domain: Domain, request: Request) -> None:
         _check_networks(domain, facts)
         if domain.session.driver == "qemu":
             preflight.check_memory(domain.session, domain.memory_kib, domain.target)
-        request.record.put(started_at=time.time(), shutdown_asked_at=None, stale_leases=readiness.stale_leases(domain))
+        request.record.put(stale_leases=readiness.stale_leases(domain))
         domain.start()
         console = f", console log {facts.console_log}" if facts.console_log else ""
         request.record.note(f"started {domain.target}{console}")
+    # Also where it runs already: the time to wait for addresses begins now.
+    request.record.put(started_at=time.time(), shutdown_asked_at=None)
     if request.ctx.workflow_id in _START_ONLY:
         _wait_here(domain, request)
 
@@ -95,11 +107,13 @@ def _check_networks(domain: Domain, facts: DomainFacts) -> None:
 
 
 def _wait_here(domain: Domain, request: Request) -> None:
-    while not get_state(domain, request):
-        request.record.note(f"waiting for an address of {domain.name}")
+    """Wait in the operation itself: nobody else's work is given way to, as nobody would ask again."""
+    request.record.note(f"waiting for an address of {domain.name}")
+    while not get_state(domain, request, queued=lambda: 0):
+        pass
 
 
-def get_state(domain: Domain, request: Request) -> bool:
+def get_state(domain: Domain, request: Request, queued: Callable[[], int | None] = queued_operations) -> bool:
     """Tell whether the domain runs and, where one is waited for, has an address; record the addresses.
 
     Raises:
@@ -109,11 +123,13 @@ def get_state(domain: Domain, request: Request) -> bool:
     params = request.record.get("params") or {}
     if not parse_bool(params.get("wait_for_ip") or False, "wait_for_ip") or not domain.facts().interfaces:
         return _runs(domain)
-    begin = float(request.record.get("started_at") or time.time())
+    if not request.record.get("started_at"):
+        request.record.put(started_at=time.time())
+    begin = float(request.record.get("started_at"))
     allowed = _seconds(params, "address_timeout_s", ADDRESS_TIMEOUT_S)
     turn_s = min(readiness.TURN_S, max(0.0, begin + allowed - time.time()))
     stale = request.record.get("stale_leases") or {}
-    cards = readiness.turn(domain, stale, queued=queued_operations, turn_s=turn_s)
+    cards = readiness.turn(domain, stale, queued=queued, turn_s=turn_s)
     waited = time.time() - begin
     if cards is not None:
         addresses.write(request, cards)

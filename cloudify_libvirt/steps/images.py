@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from cloudify_libvirt.core.download import public_url
+from cloudify_libvirt.core.errors import ImageFailed
 from cloudify_libvirt.core.image import Image, ImageCache, Progress
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.request import Request
@@ -12,9 +14,26 @@ from cloudify_libvirt.request import Request
 REPORT_PERIOD_S = 2.0
 
 
-def fetch(request: Request, source: str, checksum: str | None) -> Image:
-    """Return the image, downloaded and verified once per cache."""
-    return ImageCache().fetch(source, checksum=checksum or "", progress=_Reporter(request, source))
+def fetch(request: Request, source: str, checksum: str | None, format_: str | None = None) -> Image:
+    """Return the image, downloaded and verified once per cache.
+
+    ``format_``: what the user says it is. A raw image is not looked into then: a guest can write the header
+    of another format to its disk.
+
+    Raises:
+        ImageFailed: it is of another format.
+    """
+    image = ImageCache().fetch(source, checksum=checksum or "", progress=_Reporter(request, source))
+    if format_ == "raw":
+        return replace(image, format="raw", size_bytes=image.file_bytes)
+    if format_ not in (None, image.format):
+        raise ImageFailed(
+            "use",
+            f"image {public_url(source)}",
+            f"it is {image.format}, not {format_}",
+            "Correct image.format, or leave it out.",
+        )
+    return image
 
 
 class _Reporter:

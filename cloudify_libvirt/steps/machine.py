@@ -81,7 +81,7 @@ def plan(request: Request) -> Plan:
     fill_macs(request)
     spec = request.spec
     choice = _choice(request)
-    image = fetch(request, spec.image.source, spec.image.checksum) if spec.image else None
+    image = fetch(request, spec.image.source, spec.image.checksum, spec.image.format) if spec.image else None
     return Plan(
         uuid=str(request.params["instance_uuid"]),
         choice=choice,

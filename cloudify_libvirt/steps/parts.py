@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import storage
-from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Unsupported
+from cloudify_libvirt.core.errors import CoreError, InUse, Unsupported
 from cloudify_libvirt.core.media import build_iso, nocloud_files
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.rootfs import extract_root
-from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.storage import Claim, Wish
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps.machine import Part, Plan
@@ -26,7 +26,6 @@ SEED_DIRECTORY = "var/lib/cloud/seed/nocloud"
 
 def make(request: Request, plan: Plan) -> None:
     """Make the plan's volumes and reservations; those that stand already are kept."""
-    _claim_volumes(request, plan)
     makers = {"root": _root, "seed": _seed, "rootfs": _rootfs}
     for part in plan.parts:
         makers[part.kind](request, plan, part)
@@ -34,23 +33,10 @@ def make(request: Request, plan: Plan) -> None:
         _reserve(request, plan, mac, network, ip)
 
 
-def _claim_volumes(request: Request, plan: Plan) -> None:
+def _claim(request: Request, part: Part) -> Claim:
+    entry = {"pool": part.pool, "name": part.name, "kind": part.kind}
     recorded: list[dict[str, Any]] = list(request.record.get("made") or [])
-    for part in plan.parts:
-        entry = {"pool": part.pool, "name": part.name, "kind": part.kind}
-        if entry in recorded:
-            continue
-        pool = storage.active_pool(request.session, part.pool)
-        if Volume.find(pool, part.name) is not None:
-            raise Conflict(
-                "create",
-                f"volume '{part.name}' of pool '{part.pool}'",
-                "a volume of this name exists",
-                "It may be left from an earlier install: delete it, or choose another params.name.",
-            )
-        recorded.append(entry)
-    if recorded:
-        request.record.put(made=recorded)
+    return Claim(entry in recorded, lambda: request.record.put(made=[*recorded, entry]))
 
 
 def _root(request: Request, plan: Plan, part: Part) -> None:
@@ -60,13 +46,14 @@ def _root(request: Request, plan: Plan, part: Part) -> None:
     if filled.get(part.name) and Volume.find(pool, part.name) is not None:
         return
     make_volume = storage.overlay if part.mode == "overlay" else storage.clone
-    make_volume(pool, Wish(part.name, part.capacity_bytes, "qcow2"), plan.image)
+    make_volume(pool, Wish(part.name, part.capacity_bytes, "qcow2"), plan.image, _claim(request, part))
     request.record.put(filled={**filled, part.name: True})
 
 
 def _seed(request: Request, plan: Plan, part: Part) -> None:
     pool = storage.active_pool(request.session, part.pool)
-    storage.blob(pool, part.name, build_iso(_seed_files(request, plan)), besides=plan.uuid)
+    image = build_iso(_seed_files(request, plan))
+    storage.blob(pool, part.name, image, _claim(request, part), besides=plan.uuid)
 
 
 def _seed_files(request: Request, plan: Plan) -> dict[str, bytes]:
@@ -80,19 +67,20 @@ def _rootfs(request: Request, plan: Plan, part: Part) -> None:
     pool = storage.active_pool(request.session, part.pool)
     filled = request.record.get("filled") or {}
     directory = _local_directory(pool, part.name)
-    if not filled.get(part.name):
-        shutil.rmtree(directory, ignore_errors=True)
-        extract_root(plan.image.path, directory)
-        _write_seed(directory / SEED_DIRECTORY, _seed_files(request, plan))
-        pool.refresh()
-        request.record.put(filled={**filled, part.name: True})
-
-
-def _write_seed(directory: Path, files: dict[str, bytes]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (directory / name).write_bytes(data)
-        (directory / name).chmod(0o600)
+    if filled.get(part.name):
+        return
+    with pool.lock():
+        claim = _claim(request, part)
+        if claim.mine:
+            shutil.rmtree(directory, ignore_errors=True)
+        elif directory.exists():
+            raise storage.taken(pool, part.name)
+        claim.record()
+    extract_root(
+        plan.image.path, directory, {f"{SEED_DIRECTORY}/{n}": d for n, d in _seed_files(request, plan).items()}
+    )
+    pool.refresh()
+    request.record.put(filled={**filled, part.name: True})
 
 
 def _local_directory(pool: Pool, name: str) -> Path:
@@ -132,17 +120,24 @@ def _remove_volume(request: Request, entry: dict[str, Any], besides: str) -> Non
     pool.start()
     try:
         if entry["kind"] == "rootfs":
-            _remove_directory(pool, entry["name"])
+            _remove_directory(pool, entry["name"], besides)
         else:
             storage.remove(pool, entry["name"], besides)
     except InUse as error:
         request.record.warn(f"left volume '{entry['name']}' alone: {error.reason}")
 
 
-def _remove_directory(pool: Pool, name: str) -> None:
+def _remove_directory(pool: Pool, name: str, besides: str) -> None:
     directory = _local_directory(pool, name)
     if not directory.exists():
         return
+    pool.refresh()
+    volume = Volume.find(pool, name)
+    users = volume.users(besides) if volume else []
+    if users:
+        raise InUse(
+            "delete", f"directory {directory}", f"it is used by {', '.join(users[:5])}", "Remove its users first."
+        )
     try:
         shutil.rmtree(directory)
     except OSError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cloudify_libvirt.core import storage
-from cloudify_libvirt.core.errors import Conflict, InUse, Missing
+from cloudify_libvirt.core.errors import CoreError, InUse, Missing
 from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.pool import Pool
-from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.storage import Claim, Wish
 from cloudify_libvirt.core.units import MIB, to_mib_rounded_up
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
@@ -24,18 +24,22 @@ def create(request: Request) -> None:
     pool = storage.active_pool(request.session, request.wanted_pool)
     if request.external and _found(pool, request):
         return
-    if request.record.get("resource_id") == request.name and request.record.get("filled"):
+    mine = request.record.get("resource_id") == request.name
+    if mine and request.record.get("filled"):
         return
-    _claim(pool, request)
-    _make(pool, request)
+    try:
+        _make(pool, request, _claim(pool, request, mine))
+    except CoreError as error:
+        if not error.retryable and not mine:
+            request.record.put(resource_id=None)
+        raise
 
 
 def _found(pool: Pool, request: Request) -> bool:
     name = request.resource_id or request.name
     volume = Volume.find(pool, name)
     if volume is None and request.create_if_missing:
-        request.record.assign(use_external_resource=False)
-        request.params["name"] = name
+        request.own(name)
         return False
     if volume is None:
         volume = Volume.get(pool, name)
@@ -43,29 +47,22 @@ def _found(pool: Pool, request: Request) -> bool:
     return True
 
 
-def _claim(pool: Pool, request: Request) -> None:
-    """Record the volume before it is made; one that was there before is somebody else's."""
-    if request.record.get("resource_id") == request.name:
-        return
-    if Volume.find(pool, request.name) is not None:
-        raise Conflict(
-            "create",
-            f"volume '{request.name}' of pool '{pool.name}'",
-            "a volume of this name exists",
-            "Choose another params.name, or set use_external_resource to use it as it is.",
-        )
-    request.record.put(resource_id=request.name, filled=False)
+def _claim(pool: Pool, request: Request, mine: bool) -> Claim:
+    if not mine and Volume.find(pool, request.name) is not None:
+        # Said before an image is fetched; whether it is so still counts when the volume is made.
+        raise storage.taken(pool, request.name)
+    return Claim(mine, lambda: request.record.put(resource_id=request.name, pool=pool.name, filled=False))
 
 
-def _make(pool: Pool, request: Request) -> None:
+def _make(pool: Pool, request: Request, claim: Claim) -> None:
     content = request.spec.content
     if content is None:
-        volume = storage.empty(pool, _wish(request, request.spec.format or "raw", None))
+        volume = storage.empty(pool, _wish(request, request.spec.format or "raw", None), claim)
         _record(request, volume, pool, filled=True)
         return
-    image = fetch(request, content.source, content.checksum)
+    image = fetch(request, content.source, content.checksum, content.format)
     make = storage.overlay if content.mode == "overlay" else storage.clone
-    volume = make(pool, _wish(request, "qcow2", content.size), image)
+    volume = make(pool, _wish(request, "qcow2", content.size), image, claim)
     _record(request, volume, pool, _recorded_size(request, image), filled=True)
 
 
@@ -88,17 +85,23 @@ def _recorded_size(request: Request, image: Image) -> dict[str, int]:
 
 def _record(request: Request, volume: Volume, pool: Pool, size: dict[str, int] | None = None, **more: object) -> None:
     params = {**(request.record.get("params") or {}), "path": volume.path, "pool": pool.name, **(size or {})}
-    request.record.put(resource_id=volume.name, params=params, path=volume.path, **more)
+    request.record.put(resource_id=volume.name, pool=pool.name, params=params, path=volume.path, **more)
+
+
+def _recorded_pool(request: Request) -> Pool | None:
+    """Return the pool that the volume was made in, started; the property may name another one today."""
+    name = request.record.get("pool")
+    pool = Pool.find(request.session, name) if name else None
+    if pool is None or pool.vanished:
+        return None
+    pool.start()
+    return pool
 
 
 def find(request: Request) -> Volume | None:
     """Return the volume that this instance recorded, or None."""
-    name = request.record.get("resource_id")
-    pool = Pool.find(request.session, request.wanted_pool) if name else None
-    if pool is None or pool.vanished:
-        return None
-    pool.start()
-    return Volume.find(pool, name)
+    pool = _recorded_pool(request)
+    return Volume.find(pool, request.record.get("resource_id")) if pool else None
 
 
 def start(request: Request) -> None:
@@ -111,7 +114,7 @@ def start(request: Request) -> None:
     volume = find(request)
     if volume is None:
         raise Missing("zero", f"the volume of {request.label}", "it is gone", "Install the node again.")
-    if spec.content is None:
+    if spec.content is None and spec.format in (None, "raw"):
         volume.zero(min(spec.allocation * MIB, volume.facts().capacity_bytes))
     request.record.put(wiped=True)
 
@@ -121,10 +124,9 @@ def delete(request: Request) -> None:
     name = request.record.get("resource_id")
     if request.external or not name:
         return
-    pool = Pool.find(request.session, request.wanted_pool)
-    if pool is None or pool.vanished:
+    pool = _recorded_pool(request)
+    if pool is None:
         return
-    pool.start()
     try:
         storage.remove(pool, name)
     except InUse as error:

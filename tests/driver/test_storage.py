@@ -10,7 +10,7 @@ from cloudify_libvirt.core import storage
 from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.storage import Claim, Wish
 from cloudify_libvirt.core.volume import Volume, check_room
 from tests.driver.conftest import define
 
@@ -28,6 +28,11 @@ def pool(session: Session) -> Pool:
     pool = define_pool(session)
     pool.start()
     return pool
+
+
+def made(pool: Pool, wish: Wish) -> Volume:
+    """An empty volume: made, or found again when this caller made it before."""
+    return storage.empty(pool, wish, Claim(Volume.find(pool, wish.name) is not None, lambda: None))
 
 
 def disk(name: str = "", pool: str = "", path: str = "") -> str:
@@ -67,16 +72,30 @@ def test_active_pool_starts_it_or_says_what_to_do(session: Session) -> None:
 
 
 def test_empty_volume_is_made_once(pool: Pool) -> None:
-    first = storage.empty(pool, Wish("data.qcow2", 8 * MIB))
-    again = storage.empty(pool, Wish("data.qcow2", 8 * MIB))
+    first = made(pool, Wish("data.qcow2", 8 * MIB))
+    again = made(pool, Wish("data.qcow2", 8 * MIB))
     assert first.path == again.path == "/nowhere/pool/data.qcow2"
     facts = again.facts()
     assert (facts.capacity_bytes, facts.format, facts.backing) == (8 * MIB, "qcow2", "")
     assert pool.volume_names() == ["data.qcow2"]
 
 
+def test_a_volume_that_nobody_claimed_is_somebody_elses(pool: Pool) -> None:
+    made(pool, Wish("data", MIB, "raw"))
+    recorded: list[str] = []
+    with pytest.raises(Conflict, match=r"cannot create volume 'data' of pool 'pool'.*a volume of this name exists"):
+        storage.empty(pool, Wish("data", MIB, "raw"), Claim(False, lambda: recorded.append("data")))
+    assert recorded == []
+
+
+def test_the_claim_is_recorded_before_the_volume_is_made(pool: Pool) -> None:
+    seen: list[list[str]] = []
+    storage.empty(pool, Wish("data", MIB, "raw"), Claim(False, lambda: seen.append(pool.volume_names())))
+    assert seen == [[]] and pool.volume_names() == ["data"]
+
+
 def test_find_and_get(pool: Pool) -> None:
-    storage.empty(pool, Wish("one", MIB, "raw"))
+    made(pool, Wish("one", MIB, "raw"))
     assert Volume.find(pool, "two") is None
     with pytest.raises(Missing, match=r"volume 'two' of pool 'pool'.*Pool 'pool' has: one"):
         Volume.get(pool, "two")
@@ -86,12 +105,12 @@ def test_find_and_get(pool: Pool) -> None:
 def test_room_is_checked_first(pool: Pool) -> None:
     check_room(pool, pool.available_bytes, "fits")
     with pytest.raises(CoreError, match=r"cannot create volume 'huge' of pool 'pool'.*GiB left.*mode: overlay"):
-        storage.empty(pool, Wish("huge", MIB, "raw", allocation_bytes=pool.available_bytes + 1))
+        made(pool, Wish("huge", MIB, "raw", allocation_bytes=pool.available_bytes + 1))
     assert pool.volume_names() == []
 
 
 def test_shrinking_is_refused(pool: Pool) -> None:
-    volume = storage.empty(pool, Wish("one", 8 * MIB, "raw"))
+    volume = made(pool, Wish("one", 8 * MIB, "raw"))
     volume.grow(8 * MIB)
     with pytest.raises(Conflict, match="4 MiB is less than its 8 MiB; shrinking would lose data"):
         volume.grow(4 * MIB)
@@ -99,7 +118,7 @@ def test_shrinking_is_refused(pool: Pool) -> None:
 
 @pytest.mark.parametrize("how", ["by path", "by pool and name"])
 def test_a_domains_disk_is_not_deleted(session: Session, pool: Pool, how: str) -> None:
-    volume = storage.empty(pool, Wish("root", MIB))
+    volume = made(pool, Wish("root", MIB))
     source = disk(path=volume.path) if how == "by path" else disk("root", "pool")
     owner = define(session, "owner", extra=source)
     assert volume.users() == ["domain 'owner'"]
@@ -112,7 +131,7 @@ def test_a_domains_disk_is_not_deleted(session: Session, pool: Pool, how: str) -
 
 
 def test_a_base_under_an_overlay_is_not_deleted(pool: Pool) -> None:
-    base = storage.empty(pool, Wish("base", MIB))
+    base = made(pool, Wish("base", MIB))
     pool.handle.createXML(
         "<volume><name>above</name><capacity unit='MiB'>1</capacity><target><format type='qcow2'/></target>"
         f"<backingStore><path>{base.path}</path><format type='qcow2'/></backingStore></volume>"
@@ -124,8 +143,8 @@ def test_a_base_under_an_overlay_is_not_deleted(pool: Pool) -> None:
 
 
 def test_our_base_goes_with_its_last_overlay(pool: Pool) -> None:
-    name = f"{storage.BASE_PREFIX}0123.qcow2"
-    base = storage.empty(pool, Wish(name, MIB))
+    name = f"{storage.BASE_PREFIX}{'0' * 32}.qcow2"
+    base = made(pool, Wish(name, MIB))
     for overlay in ("one", "two"):
         Volume.create(pool, Wish(overlay).xml(MIB, base), overlay)
     assert storage.remove(pool, "one") is True
@@ -136,6 +155,6 @@ def test_our_base_goes_with_its_last_overlay(pool: Pool) -> None:
 
 def test_missing_is_fine_to_remove(pool: Pool) -> None:
     assert storage.remove(pool, "never") is False
-    volume = storage.empty(pool, Wish("one", MIB))
+    volume = made(pool, Wish("one", MIB))
     volume.handle.delete(0)
     volume._delete()

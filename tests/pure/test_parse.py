@@ -118,7 +118,7 @@ def test_volume() -> None:
 
 def test_pool() -> None:
     xml = "<pool type='logical'><name>p</name><target><path> /dev/vg </path></target></pool>"
-    assert (parse.pool_type(xml), parse.pool_path(xml)) == ("logical", "/dev/vg")
+    assert parse.pool_path(xml) == "/dev/vg"
     assert parse.pool_path("<pool type='rbd'><name>p</name></pool>") == ""
 
 

@@ -33,7 +33,7 @@ class Fuse:
 
 if __name__ == "__main__":
     count, text, *arguments = sys.argv[1:]
-    sys.stdout = Fuse(sys.stdout, int(count), text)  # type: ignore[assignment]
+    sys.stdout = Fuse(sys.stdout, int(count), text)
     sys.argv = ["cfy", *arguments]
     from cloudify_cli.main import _cfy
 

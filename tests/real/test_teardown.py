@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,12 @@ def root_is_clean(disk: str, directory: Path) -> bool:
 
 
 def test_guest_is_asked_first(cfy: Cfy, clean_host: Host, tiny: Path, key: Path, tmp_path: Path) -> None:
-    given = {"image": str(tiny), "ssh_public_key": public_key(key), "ssh_user": "root", "memory": "128 MiB"}
+    given: dict[str, Any] = {
+        "image": str(tiny),
+        "ssh_public_key": public_key(key),
+        "ssh_user": "root",
+        "memory": "128 MiB",
+    }
     cfy.install(BLUEPRINTS / "hello.yaml", "hello", **given)
     address = str(cfy.outputs("hello")["address"])
     disk = str(IMAGES / "hello" / "hello-root.qcow2")

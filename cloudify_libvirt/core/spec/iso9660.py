@@ -48,4 +48,3 @@ class IsoSpec(Spec):
             if strict(info) and not getattr(self, key):
                 raise missing(key, f"an ISO image needs the name of its {key}")
         return self
-

@@ -88,6 +88,8 @@ class VolumeSpec(Spec):
     def _complete(self, info: ValidationInfo) -> VolumeSpec:
         if self.url and self.image:
             raise missing("image", "url and image are two sources; give one of them")
+        if self.zero_wipe and self.format not in (None, "raw"):
+            raise missing("zero_wipe", "only a raw volume can be overwritten; a new qcow2 reads as zeros anyway")
         if not strict(info):
             return self
         if not self.pool:
