@@ -286,7 +286,7 @@ def test_version(fresh):
         "logging: {}\nimport_resolver:\n",
         "---\nlogging:\n  loggers: {}\n...\n",
         "a: |\n  import_resolver: text\nimport_resolver:\n  parameters:\n    rules:\n    - {a: b}\n",
-        "\"import_resolver\": {}\r\nlogging: {}\r\n",
+        '"import_resolver": {}\r\nlogging: {}\r\n',
     ],
 )
 def test_editing_sets_the_sections_and_keeps_the_rest(text):

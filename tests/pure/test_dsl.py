@@ -51,7 +51,8 @@ RENDERING = {
 }
 OPERATIONS = {
     "cloudify.libvirt.domain": {
-        f"{LIFECYCLE}.{name}" for name in ("precreate", "create", "configure", "start", "prestop", "stop", "delete", "reboot")
+        f"{LIFECYCLE}.{name}"
+        for name in ("precreate", "create", "configure", "start", "prestop", "stop", "delete", "reboot")
     }
     | {"cloudify.interfaces.host.get_state", "cloudify.interfaces.freeze.suspend", "cloudify.interfaces.freeze.resume"},
     "cloudify.libvirt.network": {f"{LIFECYCLE}.{name}" for name in ("precreate", "create", "start", "delete")},

@@ -1,6 +1,6 @@
 """Fixtures for tests on a real libvirt host: run them inside a lab, as scripts/test does.
 
-    scripts/lab up && scripts/lab exec .venv/bin/python -m pytest tests/real
+scripts/lab up && scripts/lab exec .venv/bin/python -m pytest tests/real
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_volume_name_taken(attempt: Attempt, shelf: Any, tiny: Path) -> None:
     said = attempt.refused(volume(size="1 MiB"), "create")
     says(said, "volume 'volume' of pool 'shelf'", "exists", "Choose another params.name", "use_external_resource")
     said = attempt.refused(vm(image=str(tiny), pool="shelf"), "configure")
-    says(said, "volume 'vm-root.qcow2' of pool 'shelf'", "exists", "choose another params.name")
+    says(said, "volume 'vm-root.qcow2' of pool 'shelf'", "exists", "Choose another params.name")
     assert {(SHELF / name).read_bytes() for name in ("volume", "vm-root.qcow2")} == {b"precious"}
 
 
