@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from cloudify_libvirt.core import addresses
 from cloudify_libvirt.core.addresses import Interface
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import CoreError, TimedOut
+from cloudify_libvirt.core.errors import CoreError, GuestFailed, Missing, TimedOut
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.parse import DomainFacts
 from cloudify_libvirt.core.states import OFF
@@ -54,15 +54,21 @@ class Guest:
         Raises:
             GuestFailed: the guest has ended.
         """
+        try:
+            facts = self._fresh_facts()
+        except Missing as error:
+            raise self._ended() from error
         if self.domain.state in OFF:
-            raise self.domain.failure("wait for an address of", "Mend what its console says, then install again.")
-        facts = self._fresh_facts()
+            raise self._ended()
         cards = addresses.cards_of(facts)
         addresses.merge(cards, self._leases())
         addresses.merge(cards, self._agent_said)
         if not all(card.has_ipv4 for card in cards):
             self._ask_slow_sources(cards, facts)
         return cards if self._enough(cards) else None
+
+    def _ended(self) -> GuestFailed:
+        return self.domain.failure("wait for an address of", "Mend what its console says, then install again.")
 
     def has_news(self) -> bool:
         """Tell whether a look would return or raise."""

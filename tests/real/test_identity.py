@@ -266,11 +266,14 @@ def test_guest_destroyed_during_the_wait(cfy: Cfy, clean_host: Host) -> None:
 
 
 def test_guest_removed_during_the_wait(cfy: Cfy, clean_host: Host) -> None:
-    result, seconds = install_until(
-        cfy, waiting(cfy), "domain_tasks.get_state", lambda: (virsh("undefine", "waiting"), virsh("destroy", "waiting"))
-    )
+    def remove() -> None:
+        time.sleep(0.5)
+        virsh("undefine", "waiting")
+        virsh("destroy", "waiting")
+
+    result, seconds = install_until(cfy, waiting(cfy), "domain_tasks.get_state", remove)
     assert result.code == 1 and seconds < 2, result.output
-    assert result.lines("Task failed", "domain 'waiting'", "removed from outside")
+    assert result.lines("Task failed", "domain 'waiting'", "removed from outside"), result.output
     cfy.uninstall("silent")
 
 
