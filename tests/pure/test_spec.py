@@ -428,3 +428,9 @@ def test_whatever_comes_in_either_a_spec_or_a_readable_error_comes_out(given_par
         assert str(error).startswith("cannot read params")
     else:
         assert isinstance(spec, MODELS[kind])
+
+
+def test_zero_wipe_is_for_raw_volumes():
+    with pytest.raises(InvalidSpec, match=r"params\.zero_wipe"):
+        parse("volume", name="v", pool="p", size="1 MiB", format="qcow2", zero_wipe=True)
+    assert parse("volume", name="v", pool="p", size="1 MiB", zero_wipe="yes").zero_wipe is True

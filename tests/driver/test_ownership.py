@@ -1,0 +1,92 @@
+"""What is ours is what this instance recorded: not a name, not today's property, not what came in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cloudify.exceptions import NonRecoverableError
+
+from cloudify_libvirt import domain_tasks, iso9660_tasks, pool_tasks, volume_tasks
+from cloudify_libvirt.core import storage
+from cloudify_libvirt.core.errors import Conflict
+from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.storage import Claim, Wish
+from tests.driver.conftest import Node, define
+
+PASSWORD = "correct horse"
+
+
+def volumes(session: Session, pool: str) -> list[str]:
+    return sorted(v.name() for v in session.connection.storagePoolLookupByName(pool).listAllVolumes())
+
+
+def test_a_name_alone_is_nobodys_claim(session: Session) -> None:
+    define(session, "theirs").start()
+    node = Node(params={"name": "theirs"}, runtime={"resource_id": "theirs"})
+    for name in ("prestop", "stop", "delete"):
+        node.run(getattr(domain_tasks, name))
+    assert session.connection.lookupByName("theirs").isActive()
+    with pytest.raises(NonRecoverableError, match="never made, or is gone"):
+        Node(params={"name": "theirs"}, runtime={"resource_id": "theirs"}).run(domain_tasks.reboot)
+
+
+def test_a_volume_is_removed_from_the_pool_that_it_was_made_in(session: Session) -> None:
+    for name in ("one", "two"):
+        pool = Node(name=name, params={"name": name, "path": f"/nowhere/{name}"})
+        for operation in ("create", "configure", "start"):
+            pool.run(getattr(pool_tasks, operation))
+    session.connection.storagePoolLookupByName("two").createXML(
+        "<volume><name>data</name><capacity unit='MiB'>1</capacity></volume>"
+    )
+    node = Node(name="vol", params={"name": "data", "pool": "one", "capacity": 1})
+    node.run(volume_tasks.create)
+    node.params = {**node.params, "pool": "two"}
+    node.run(volume_tasks.delete)
+    assert (volumes(session, "one"), volumes(session, "two")) == ([], ["data"])
+
+
+def test_a_volume_that_came_in_between_is_a_conflict(session: Session) -> None:
+    """The name was free when it was looked at, and taken when the image was there."""
+    pool = Pool.get(session, "default-pool")
+    pool.handle.createXML("<volume><name>data</name><capacity unit='MiB'>1</capacity></volume>")
+    recorded: list[str] = []
+    with pytest.raises(Conflict, match="a volume of this name exists"):
+        storage.empty(pool, Wish("data", 1024), Claim(False, lambda: recorded.append("data")))
+    assert (recorded, volumes(session, "default-pool")) == ([], ["data"])
+
+
+def test_a_refused_volume_is_not_claimed(session: Session) -> None:
+    pool = session.connection.storagePoolLookupByName("default-pool")
+    pool.createXML("<volume><name>data</name><capacity unit='MiB'>1</capacity></volume>")
+    node = Node(name="vol", params={"name": "data", "pool": "default-pool", "capacity": 1})
+    with pytest.raises(NonRecoverableError):
+        node.run(volume_tasks.create)
+    assert not node.runtime.get("resource_id")
+
+
+def test_seeds_of_properties_are_not_recorded(session: Session, vm: Node) -> None:
+    vm.params = {**vm.params, "cloud_init": {"user_data": {"password": PASSWORD}}}
+    for name in ("precreate", "create"):
+        vm.run(getattr(domain_tasks, name))
+    iso = Node(name="iso", params={"volume": "v", "pool": "p", "files": {"user-data": PASSWORD}})
+    iso.run(iso9660_tasks.precreate)
+    assert PASSWORD not in repr((vm.runtime, vm.stored, iso.runtime, iso.stored))
+
+
+def test_a_seed_given_at_create_is_kept_as_it_was_given(session: Session, vm: Node) -> None:
+    seed: dict[str, Any] = {"user_data": {"runcmd": ["echo {% raw %}{{ ds }}{% endraw %} {{ name }}"]}}
+    vm.run(domain_tasks.create, params={"cloud_init": seed})
+    assert vm.runtime["params"]["cloud_init"] == seed
+    vm.run(domain_tasks.create)
+    assert vm.runtime["params"]["cloud_init"] == seed
+
+
+def test_create_if_missing_keeps_the_name(session: Session, vm: Node) -> None:
+    vm.properties = {"use_external_resource": True, "create_if_missing": True, "resource_id": "wanted"}
+    vm.params = {key: value for key, value in vm.params.items() if key != "name"}
+    for _ in range(2):
+        vm.run(domain_tasks.configure)
+    assert vm.runtime["resource_id"] == "wanted"
+    assert session.connection.lookupByName("wanted").UUIDString() == vm.runtime["uuid"]
