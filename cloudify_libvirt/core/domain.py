@@ -17,7 +17,8 @@ DESTROY_TIMEOUT_S = 30.0
 AGENT_TIMEOUT_S = 5
 
 # What undefine must take along, most complete first: drivers refuse flags that they do not know.
-# Source: virDomainUndefineFlagsValues.
+# Source: virDomainUndefineFlagsValues; the words are those of libvirt's virCheckFlags.
+_UNKNOWN_FLAGS = "unsupported flags"
 _UNDEFINE_FLAGS = (
     ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM"),
     ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA"),
@@ -149,8 +150,9 @@ class Domain(Resource):
                 with libvirt_call("undefine", self.target):
                     self.handle.undefineFlags(flags)
                 return
-            except CoreError:
-                continue
+            except CoreError as error:
+                if _UNKNOWN_FLAGS not in error.reason:
+                    raise
         with libvirt_call("undefine", self.target):
             self.handle.undefine()
 
