@@ -147,9 +147,6 @@ LATER = frozenset(
     }
 )
 
-# Mapped by no type; blueprints name them in an implementation of their own.
-CALLED_BY_BLUEPRINTS = frozenset({"network_tasks.stop"})
-
 # Properties of every type, beside params. None has a type, so that strings such as "yes" parse.
 PROPERTIES: Mapping[str, Any] = {
     "use_external_resource": {

@@ -27,12 +27,6 @@ def start(network: Network, request: Request) -> None:
     network.start()
 
 
-@operates_on(Network, kind="network", missing=Missing.SKIP, external=External.SKIP)
-def stop(network: Network, request: Request) -> None:
-    """Stop the network unless a running domain is on it."""
-    steps.stop(network, request)
-
-
 @removes(Network, kind="network")
 def delete(network: Network | None, request: Request) -> None:
     """Stop and undefine the network."""

@@ -85,15 +85,6 @@ def _free_bridge(request: Request, uuid: str, spec: NetworkSpec) -> str:
     return free
 
 
-def stop(network: Network, request: Request) -> None:
-    """Deactivate the network, unless a running domain is on it: it would lose its link."""
-    users = network.users()
-    if users:
-        request.record.warn(f"left {network.target} active: running domains are on it: {', '.join(users[:5])}")
-        return
-    network.stop()
-
-
 def delete(network: Network | None, request: Request) -> None:
     """Deactivate and undefine the network; a network that foreign domains run on is left, with a warning."""
     if network is None:

@@ -75,7 +75,8 @@ def _rootfs(request: Request, plan: Plan, part: Part) -> None:
             shutil.rmtree(directory, ignore_errors=True)
         elif directory.exists():
             raise storage.taken(pool, part.name)
-        claim.record()
+        else:
+            claim.record()
     extract_root(
         plan.image.path, directory, {f"{SEED_DIRECTORY}/{n}": d for n, d in _seed_files(request, plan).items()}
     )
