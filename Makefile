@@ -12,6 +12,8 @@ lint:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PYTHON) scripts/generate-plugin-yaml --check
+	$(PYTHON) scripts/generate-docs --check
+	$(PYTHON) scripts/schema-coverage --check
 
 # Measures in a private libvirt host, prints a table and writes docs/performance.md; some 15 minutes.
 # On a quiet machine: other work shows in the figures.

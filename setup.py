@@ -36,7 +36,11 @@ setup(
     packages=[*find_packages(include=["cloudify_libvirt", "cloudify_libvirt.*"]), TEMPLATES, TYPES],
     # templates/ and types/ stand at the top level of a checkout and inside the package of a wheel.
     package_dir={TEMPLATES: "templates", TYPES: "types"},
-    package_data={TEMPLATES: ["*.j2"], TYPES: ["*.yaml"], "cloudify_libvirt": ["py.typed"]},
+    package_data={
+        TEMPLATES: ["*.j2", "device/*.j2", "domain/*.j2"],
+        TYPES: ["*.yaml"],
+        "cloudify_libvirt": ["py.typed", "images.yaml"],
+    },
     cmdclass={"build_py": BuildPy},
     install_requires=[
         "libvirt-python",

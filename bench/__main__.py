@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import boot, orchestration
+from bench import backup, boot, images, orchestration, storage
 from bench.figures import Row, table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/performance.md"
@@ -31,8 +31,13 @@ What is compared:
   with operations that do nothing and store nothing. *libvirt*: libvirt-python alone defines, starts, destroys and
   undefines the same XML. The first line of each size has the bound, the second is for information.
 - **growth**: the cost per domain at the largest size against the size before; 1 is linear.
+- **image**: an image from a web server of this machine into an empty cache, its own start-up included, against a shell
+  script that does the same. Each is fetched and its checksum compared; what is packed is unpacked.
+- **volume**: contents through libvirt's streams with holes kept, against the same call with everything sent; and a
+  deletion that looks at every domain, snapshot and overlay of the host first.
 
-`bench/orchestration.py` and `bench/boot.py` run alone, too, with fewer or more rounds.
+`bench/orchestration.py`, `bench/boot.py`, `bench/images.py` and `bench/storage.py` run alone, too, with fewer or
+more rounds.
 """
 
 
@@ -72,6 +77,9 @@ def main() -> int:
     rounds, cluster_rounds = (1, 1) if options.quick else (5, 3)
     rows = boot.measure(rounds, cluster_rounds)
     rows += orchestration.measure([1, 10, 100, 500], rounds)
+    rows += images.measure(rounds)
+    rows += storage.measure(rounds)
+    rows += backup.measure(rounds)
     print(table(rows))
     if not options.quick:
         PAGE.write_text(page(rows, load, (time.monotonic() - begin) / 60))

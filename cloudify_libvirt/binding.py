@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from cloudify.decorators import operation
 from cloudify.exceptions import NonRecoverableError, RecoverableError
 
+from cloudify_libvirt import local_storage
+from cloudify_libvirt.adoption import Fits, adopt, check_ours, mirrored
 from cloudify_libvirt.core import errors
 from cloudify_libvirt.core.spec import Kind
 from cloudify_libvirt.request import Request
 
 Operation = Callable[..., Any]
+
+local_storage.improve()
 
 
 class Missing(Enum):
@@ -59,17 +64,20 @@ def own_side(ctx: Any) -> Any:
     return SourceSide(ctx) if getattr(ctx, "type", "") == "relationship-instance" else ctx
 
 
-def as_operation(kind: Kind) -> Callable[[Callable[[Request], Any]], Operation]:
-    """Make an operation of a function of the request; ``kind`` names the spec that its params follow."""
+def as_operation(kind: Kind, *, records: bool = True) -> Callable[[Callable[[Request], Any]], Operation]:
+    """Make an operation of a function of the request; ``kind`` names the spec that its params follow.
+
+    One that only checks leaves no trace: with ``records=False`` nothing is written to runtime properties.
+    """
 
     def decorate(function: Callable[[Request], Any]) -> Operation:
         @functools.wraps(function)
         def run(**kwargs: Any) -> Any:
             ctx = own_side(current_ctx(kwargs))
-            request = Request(ctx, kind, kwargs)
+            request = Request(ctx, kind, kwargs, records=records)
             request.mention_misspelt()
             try:
-                return function(request)
+                return _mirrored(function, request, active=records)
             except errors.CoreError as error:
                 raise _for_engine(error, ctx) from error
 
@@ -77,6 +85,15 @@ def as_operation(kind: Kind) -> Callable[[Callable[[Request], Any]], Operation]:
         return marked
 
     return decorate
+
+
+def _mirrored(function: Callable[[Request], Any], request: Request, *, active: bool) -> Any:
+    """Run an operation whose journal the orchestrator's ledger follows, also when it fails."""
+    mirror = mirrored(request, active=active)
+    try:
+        return function(request)
+    finally:
+        mirror.keep()
 
 
 def operates_on(
@@ -156,24 +173,30 @@ def find_external(noun: Any, request: Request) -> Any:
     return found
 
 
-def claim(noun: Any, request: Request) -> str:
+def claim(noun: Any, request: Request, fits: Fits = lambda _journal: None) -> str:
     """Record name and UUID of what will be made, before it is; return the UUID.
+
+    What an earlier install of this very instance made, and no deployment has any more, is taken over with its journal;
+    ``fits`` refuses what cannot be kept as it is.
 
     Raises:
         Conflict: the name, or our derived UUID, belongs to an object that this instance did not record.
     """
     uuid = str(request.params["instance_uuid"])
     noun.check_free(request.session, request.name, uuid)
-    if request.record.get("uuid") != uuid and noun.find_by_uuid(request.session, uuid) is not None:
-        raise errors.Conflict(
-            "define",
-            noun.label(request.name, request.session),
-            f"an object with its UUID {uuid} exists, from an earlier install of deployment "
-            f"'{request.identity.deployment}' whose state is gone, or from somebody else's of the same name",
-            "Remove it (virsh undefine), or install under another deployment name.",
-        )
+    if request.record.get("uuid") != uuid:
+        found = noun.find_by_uuid(request.session, uuid)
+        if not adopt(request, partial(_check_kept, request, found, fits)) and found is not None:
+            check_ours(request, found, {})
     request.record.put(resource_id=request.name, uuid=uuid)
     return uuid
+
+
+def _check_kept(request: Request, found: Any, fits: Fits, journal: dict[str, Any]) -> None:
+    """Refuse to take over an object that somebody else made meanwhile, or what does not fit."""
+    if found is not None:
+        check_ours(request, found, journal)
+    fits(journal)
 
 
 def _for_engine(error: errors.CoreError, ctx: Any) -> Exception:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import backup as backups
 from cloudify_libvirt.steps import domain as steps
+from cloudify_libvirt.steps import hotplug, statistics, validation
+from cloudify_libvirt.steps import snapshot as snapshots
+from cloudify_libvirt.steps import update as sizes
 
 
-@as_operation("domain")
-def precreate(request: Request) -> None:
-    """Check the parameters and the connection before anything is made."""
-    steps.check(request)
+@as_operation("domain", records=False)
+def validate(request: Request) -> None:
+    """Say all that stands against this node, before anything is made."""
+    validation.domain(request)
 
 
 @as_operation("domain")
@@ -72,3 +76,99 @@ def suspend(domain: Domain, request: Request) -> None:
 def resume(domain: Domain, request: Request) -> None:
     """Let a paused guest go on."""
     steps.resume(domain)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def update(domain: Domain, request: Request) -> None:
+    """Bring memory and vCPUs to those of the parameters, now where the guest can and at its next start."""
+    sizes.update(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def performance(domain: Domain, request: Request) -> dict[str, float]:
+    """Measure CPU and memory; recorded as ``stat``."""
+    return statistics.performance(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def perfomance(domain: Domain, request: Request) -> dict[str, float]:
+    """Do the same as ``performance``, in the spelling of existing blueprints."""
+    return statistics.performance(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def attach_device_flags(domain: Domain, request: Request) -> None:
+    """Attach one device, now and for the next start."""
+    hotplug.attach(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def update_domain_flags(domain: Domain, request: Request) -> None:
+    """Change one device that the domain has, now and for the next start."""
+    hotplug.update(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.SKIP, external=External.ACT)
+def detach_device_flags(domain: Domain, request: Request) -> None:
+    """Detach one device, now and for the next start."""
+    hotplug.detach(domain, request)
+
+
+@as_operation("domain")
+def snapshot_create(request: Request) -> None:
+    """Make a snapshot, or with snapshot_incremental: false a backup in files."""
+    snapshots.create(request)
+
+
+@as_operation("domain")
+def snapshot_apply(request: Request) -> None:
+    """Go back to a snapshot, or restore a backup from files."""
+    snapshots.apply(request)
+
+
+@as_operation("domain")
+def snapshot_delete(request: Request) -> None:
+    """Delete a snapshot, or a backup in files."""
+    snapshots.delete(request)
+
+
+@as_operation("domain")
+def snapshot_rotate(request: Request) -> None:
+    """Let those go that the rotation no longer keeps."""
+    snapshots.let_old_ones_go(request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def backup_create(domain: Domain, request: Request) -> dict[str, object]:
+    """Back the guest up while it runs: full, or what changed since the last point."""
+    return backups.create(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def backup_list(domain: Domain, request: Request) -> list[dict[str, object]]:
+    """Return the points that there are."""
+    return backups.listed(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def backup_verify(domain: Domain, request: Request) -> dict[str, object]:
+    """Check chains and checksums of one point, or of all."""
+    return backups.verify(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def backup_restore(domain: Domain, request: Request) -> dict[str, object]:
+    """Put the disks back to a point, or make a new domain of it."""
+    return backups.restore(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def backup_delete(domain: Domain, request: Request) -> None:
+    """Delete a point that no other stands on."""
+    backups.delete(domain, request)
+
+
+@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
+def backup_prune(domain: Domain, request: Request) -> list[str]:
+    """Let old points go by a rotation."""
+    return backups.prune(domain, request)

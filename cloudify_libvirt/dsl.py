@@ -22,13 +22,17 @@ LABELS = {"obj-type": {"values": ["libvirt"]}}
 
 # File name -> definitions version. A Manager takes the file whose name ends in the blueprint's
 # version, else the one without a version, so plugin.yaml must parse at 1_3.
-FILES = {"plugin.yaml": "1_3", "plugin_1_4.yaml": "1_4", "plugin_1_5.yaml": "1_5"}
+# v2_plugin.yaml is an old name that blueprints may import; never part of an upload together with plugin.yaml.
+FILES = {"plugin.yaml": "1_3", "v2_plugin.yaml": "1_3", "plugin_1_4.yaml": "1_4", "plugin_1_5.yaml": "1_5"}
 
 LIFECYCLE = "cloudify.interfaces.lifecycle"
+VALIDATION = "cloudify.interfaces.validation"
 RELATIONSHIP = "cloudify.interfaces.relationship_lifecycle"
 FREEZE = "cloudify.interfaces.freeze"
 SNAPSHOT = "cloudify.interfaces.snapshot"
 STATISTICS = "cloudify.interfaces.statistics"
+DEVICES = "cloudify.interfaces.devices"
+BACKUP = "cloudify.interfaces.libvirt_backup"
 HOST = "cloudify.interfaces.host"
 
 # Inputs of the one operation of a type that renders XML. Any other input is accepted undeclared.
@@ -61,8 +65,13 @@ def _lifecycle(module: str, *names: str, renders: str) -> tuple[Operation, ...]:
     return tuple(Operation(LIFECYCLE, name, f"{module}.{name}", RENDERS if name == renders else None) for name in names)
 
 
+def _validation(module: str) -> Operation:
+    return Operation(VALIDATION, "create", f"{module}.validate")
+
+
 def _snapshots(module: str) -> tuple[Operation, ...]:
-    return tuple(Operation(SNAPSHOT, name, f"{module}.snapshot_{name}") for name in ("create", "apply", "delete"))
+    names = ("create", "apply", "delete", "rotate")
+    return tuple(Operation(SNAPSHOT, name, f"{module}.snapshot_{name}") for name in names)
 
 
 NODE_TYPES = (
@@ -72,9 +81,10 @@ NODE_TYPES = (
         "cloudify.datatypes.domain",
         DomainSpec,
         (
+            _validation("domain_tasks"),
             *_lifecycle(
                 "domain_tasks",
-                *("precreate", "create", "configure", "start", "prestop", "stop", "delete", "reboot", "update"),
+                *("create", "configure", "start", "prestop", "stop", "delete", "reboot", "update"),
                 renders="configure",
             ),
             # The engine asks again and again while a start is not complete, by default every 3 s
@@ -84,6 +94,14 @@ NODE_TYPES = (
             Operation(FREEZE, "resume", "domain_tasks.resume"),
             *_snapshots("domain_tasks"),
             Operation(STATISTICS, "perfomance", "domain_tasks.perfomance"),
+            Operation(STATISTICS, "performance", "domain_tasks.performance"),
+            Operation(DEVICES, "attach", "domain_tasks.attach_device_flags"),
+            Operation(DEVICES, "update", "domain_tasks.update_domain_flags"),
+            Operation(DEVICES, "detach", "domain_tasks.detach_device_flags"),
+            *(
+                Operation(BACKUP, name, f"domain_tasks.backup_{name}")
+                for name in ("create", "list", "verify", "restore", "delete", "prune")
+            ),
         ),
     ),
     NodeType(
@@ -93,7 +111,8 @@ NODE_TYPES = (
         NetworkSpec,
         # No stop: the workflows stop and restart run it before that of the machines that use the network.
         (
-            *_lifecycle("network_tasks", "precreate", "create", "start", "delete", renders="create"),
+            _validation("network_tasks"),
+            *_lifecycle("network_tasks", "create", "start", "delete", renders="create"),
             *_snapshots("network_tasks"),
         ),
     ),
@@ -103,7 +122,8 @@ NODE_TYPES = (
         "cloudify.datatypes.pool",
         PoolSpec,
         (
-            *_lifecycle("pool_tasks", "precreate", "create", "configure", "start", "stop", "delete", renders="create"),
+            _validation("pool_tasks"),
+            *_lifecycle("pool_tasks", "create", "configure", "start", "stop", "delete", renders="create"),
             *_snapshots("pool_tasks"),
         ),
     ),
@@ -113,7 +133,8 @@ NODE_TYPES = (
         "cloudify.datatypes.volume",
         VolumeSpec,
         (
-            *_lifecycle("volume_tasks", "precreate", "create", "start", "stop", "delete", renders="create"),
+            _validation("volume_tasks"),
+            *_lifecycle("volume_tasks", "create", "start", "stop", "delete", "update", renders="create"),
             *_snapshots("volume_tasks"),
         ),
     ),
@@ -122,7 +143,7 @@ NODE_TYPES = (
         "cloudify.nodes.Tier",
         "cloudify.datatypes.iso9660",
         IsoSpec,
-        _lifecycle("iso9660_tasks", "precreate", "create", "delete", renders="create"),
+        (_validation("iso9660_tasks"), *_lifecycle("iso9660_tasks", "create", "delete", renders="create")),
     ),
 )
 
@@ -133,19 +154,8 @@ CONNECTED_TO_OPERATIONS = (
 )
 
 # In the table, but not in the files until the function exists: a mapping to a missing function
-# makes every blueprint fail when it is read. Snapshots, backups, statistics and the update of a
-# running machine are not there yet.
-LATER = frozenset(
-    {
-        *(
-            f"{module}.snapshot_{name}"
-            for module in ("domain_tasks", "network_tasks", "pool_tasks", "volume_tasks")
-            for name in ("create", "apply", "delete")
-        ),
-        "domain_tasks.perfomance",
-        "domain_tasks.update",
-    }
-)
+# makes every blueprint fail when it is read.
+LATER: frozenset[str] = frozenset()
 
 # Properties of every type, beside params. None has a type, so that strings such as "yes" parse.
 PROPERTIES: Mapping[str, Any] = {
@@ -161,6 +171,39 @@ PROPERTIES: Mapping[str, Any] = {
     "backup_dir": {"description": "Directory of backups that are kept in files.", "default": "./"},
     "libvirt_auth": {"description": "URI of the libvirt connection.", "default": "qemu:///system"},
 }
+
+
+_FILTERS: Mapping[str, tuple[str, Any]] = {
+    "include_instances": ("Only these instances; empty means all.", []),
+    "include_node_types": ("Only instances that are of each of these types, or of types derived from them; empty means all.", []),
+    "exclude_node_types": ("No instances of these types, nor of types derived from them.", []),
+}
+_NAME = ("Name of the backup.", "")
+_INCREMENTAL = ("False: kept in files of backup_dir. True: kept by libvirt, and in runtime properties.", True)
+_ONE_BACKUP: Mapping[str, tuple[str, Any]] = {
+    "snapshot_name": _NAME, "snapshot_incremental": _INCREMENTAL, **_FILTERS,
+}  # fmt: skip
+
+# Name, parameters with description and default. None has a type: texts of the command line must pass.
+WORKFLOWS: Mapping[str, Mapping[str, tuple[str, Any]]] = {
+    "suspend": _FILTERS,
+    "resume": _FILTERS,
+    "statistics": _FILTERS,
+    "backup": {
+        "snapshot_name": ("Name of the backup; backup-SECONDS when empty.", ""),
+        "snapshot_incremental": _INCREMENTAL,
+        "snapshot_type": ("Kept with the backup as its description.", "irregular"),
+        "snapshot_rotation": ("How many backups to keep; for operations that rotate.", 1),
+        **_FILTERS,
+    },
+    "restore": _ONE_BACKUP,
+    "remove_backup": _ONE_BACKUP,
+}
+
+
+def _workflow(name: str, plugin: str) -> dict[str, Any]:
+    parameters = {key: {"description": text, "default": value} for key, (text, value) in WORKFLOWS[name].items()}
+    return {"mapping": f"{plugin}.cloudify_libvirt.workflows.{name}", "parameters": parameters}
 
 
 def mapped(*, released: bool = True) -> Iterator[Operation]:
@@ -214,6 +257,7 @@ def document(dsl_version: str) -> dict[str, Any]:
                 "target_interfaces": _interfaces(CONNECTED_TO_OPERATIONS),
             }
         },
+        "workflows": {name: _workflow(name, PLUGIN) for name in WORKFLOWS},
         "blueprint_labels": LABELS,
         "labels": LABELS,
     }
@@ -232,13 +276,28 @@ class _Dumper(yaml.SafeDumper):
 HEADER = "# Made by scripts/generate-plugin-yaml from cloudify_libvirt/dsl.py and core/spec; change those instead.\n"
 
 
+UTILITIES = "types/utilities.yaml"
+_ABOUT_UTILITIES = """\
+# What local mode answers for the import of the utilities plugin: its workflows, which this plugin brings
+# itself. None of its node types are here: for these point the import to that plugin's own file, by a rule.
+"""
+
+
+def utilities() -> dict[str, Any]:
+    """Build what stands in for the part "suspend" of the utilities plugin."""
+    return {
+        "tosca_definitions_version": "cloudify_dsl_1_3",
+        "plugins": {"suspend": {"executor": "central_deployment_agent", "install": False}},
+        "workflows": {name: _workflow(name, "suspend") for name in WORKFLOWS},
+    }
+
+
 def render_files() -> dict[str, str]:
-    """Render every plugin YAML file, by its name."""
-    files = {}
-    for name, dsl_version in FILES.items():
-        sections = [
-            yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, width=110)
-            for key, value in document(dsl_version).items()
-        ]
-        files[name] = HEADER + "\n" + "\n".join(sections)
-    return files
+    """Render every YAML file that is made from the tables, by its path in a checkout."""
+    files = {name: HEADER + "\n" + _dumped(document(dsl_version)) for name, dsl_version in FILES.items()}
+    return {**files, UTILITIES: f"{HEADER}#\n{_ABOUT_UTILITIES}\n{_dumped(utilities())}"}
+
+
+def _dumped(sections: Mapping[str, Any]) -> str:
+    texts = (yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, width=110) for key, value in sections.items())
+    return "\n".join(texts)

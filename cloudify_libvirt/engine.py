@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from pathlib import Path
+from typing import Any
+
 from cloudify.state import current_workflow_ctx
 
 
@@ -16,3 +22,26 @@ def queued_operations() -> int | None:
         return int(processing._local_tasks_queue.qsize())
     except (AttributeError, RuntimeError):
         return None
+
+
+def home_of(ctx: Any) -> str:
+    """Return the directory where local mode keeps the deployment; "" on a Manager, and where that cannot be seen.
+
+    An operation's context has it through its endpoint (cloudify.endpoint.LocalEndpoint).
+    """
+    storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
+    found = getattr(getattr(storage, "_storage", None), "_root_storage_dir", "")
+    return str(Path(found).absolute()) if isinstance(found, str) and found else ""
+
+
+def resource_roots(ctx: Any) -> list[Path]:
+    """Return the directories that resources come from: the blueprint's own, and its copy; of local mode only.
+
+    The copy has the files that symbolic links of the blueprint led to (cloudify.workflows.local.FileStorage).
+    """
+    storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
+    if storage is None:
+        return []
+    blueprint = storage.get_blueprint() or {}
+    own = blueprint.get("blueprint_path")
+    return [Path(path) for path in (own and str(Path(own).parent), blueprint.get("resources")) if path]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from cloudify_libvirt.binding import as_operation
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import iso9660 as steps
+from cloudify_libvirt.steps import validation
 
 
-@as_operation("iso9660")
-def precreate(request: Request) -> None:
-    """Check the parameters and the connection before anything is made."""
-    _ = (request.draft, request.session)
+@as_operation("iso9660", records=False)
+def validate(request: Request) -> None:
+    """Say all that stands against this node, before anything is made."""
+    validation.iso9660(request)
 
 
 @as_operation("iso9660")

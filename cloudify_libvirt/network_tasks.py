@@ -5,14 +5,14 @@ from __future__ import annotations
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses
+from cloudify_libvirt.steps import addresses, definition, validation
 from cloudify_libvirt.steps import network as steps
 
 
-@as_operation("network")
-def precreate(request: Request) -> None:
-    """Check the parameters and the connection before anything is made."""
-    steps.check(request)
+@as_operation("network", records=False)
+def validate(request: Request) -> None:
+    """Say all that stands against this node, before anything is made."""
+    validation.network(request)
 
 
 @as_operation("network")
@@ -43,3 +43,27 @@ def link(request: Request) -> None:
 def unlink(request: Request) -> None:
     """Forget the address of the relationship's source."""
     addresses.unlink(request)
+
+
+@as_operation("network")
+def snapshot_create(request: Request) -> None:
+    """Keep the definition, in the runtime properties or in a file."""
+    definition.create(request, Network)
+
+
+@as_operation("network")
+def snapshot_apply(request: Request) -> None:
+    """Bring the network back to the kept definition, or fail saying why that cannot be."""
+    definition.apply(request, Network)
+
+
+@as_operation("network")
+def snapshot_delete(request: Request) -> None:
+    """Drop the kept definition."""
+    definition.delete(request)
+
+
+@as_operation("network")
+def snapshot_rotate(request: Request) -> None:
+    """Let those go that the rotation no longer keeps."""
+    definition.let_old_ones_go(request)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import definition, validation
 from cloudify_libvirt.steps import pool as steps
 
 
-@as_operation("pool")
-def precreate(request: Request) -> None:
-    """Check the parameters and the connection before anything is made."""
-    steps.check(request)
+@as_operation("pool", records=False)
+def validate(request: Request) -> None:
+    """Say all that stands against this node, before anything is made."""
+    validation.pool(request)
 
 
 @as_operation("pool")
@@ -22,14 +23,14 @@ def create(request: Request) -> None:
 
 @operates_on(Pool, kind="pool", missing=Missing.FAIL, external=External.SKIP)
 def configure(pool: Pool, request: Request) -> None:
-    """Build what the pool stands on, if it is not there."""
+    """Build what the pool stands on, if it is not there and may be built, and activate the pool."""
     steps.configure(pool, request)
 
 
 @operates_on(Pool, kind="pool", missing=Missing.FAIL, external=External.SKIP)
 def start(pool: Pool, request: Request) -> None:
-    """Activate the pool."""
-    pool.start()
+    """Activate the pool, and read its contents."""
+    steps.start(pool)
 
 
 @operates_on(Pool, kind="pool", missing=Missing.SKIP, external=External.SKIP)
@@ -40,5 +41,29 @@ def stop(pool: Pool, request: Request) -> None:
 
 @removes(Pool, kind="pool")
 def delete(pool: Pool | None, request: Request) -> None:
-    """Undefine the pool, and remove its directory if we made it and it is empty."""
+    """Undefine the pool, and remove what we made for it and is empty."""
     steps.delete(pool, request)
+
+
+@as_operation("pool")
+def snapshot_create(request: Request) -> None:
+    """Keep the definition, in the runtime properties or in a file."""
+    definition.create(request, Pool)
+
+
+@as_operation("pool")
+def snapshot_apply(request: Request) -> None:
+    """Bring the pool back to the kept definition, or fail saying why that cannot be."""
+    definition.apply(request, Pool)
+
+
+@as_operation("pool")
+def snapshot_delete(request: Request) -> None:
+    """Drop the kept definition."""
+    definition.delete(request)
+
+
+@as_operation("pool")
+def snapshot_rotate(request: Request) -> None:
+    """Let those go that the rotation no longer keeps."""
+    definition.let_old_ones_go(request)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cloudify.exceptions import HttpException
@@ -14,12 +15,16 @@ from cloudify_libvirt import __version__
 from cloudify_libvirt.core.errors import InvalidSpec, Missing
 from cloudify_libvirt.core.identity import Identity, assign_indexes
 from cloudify_libvirt.core.media import expand
-from cloudify_libvirt.core.render import TemplateSource, render
+from cloudify_libvirt.core.ownership import orchestrator_id
+from cloudify_libvirt.core.render import TemplateSource, render, render_device
 from cloudify_libvirt.core.session import Session, connect
 from cloudify_libvirt.core.spec import Kind, parse_spec, refuse_functions
 from cloudify_libvirt.core.spec.variables import Facts, OwnershipMark, template_variables
 from cloudify_libvirt.core.units import parse_bool
+from cloudify_libvirt.core.uri import check_uri
+from cloudify_libvirt.core.urls import recordable
 from cloudify_libvirt.ctxview import view
+from cloudify_libvirt.engine import resource_roots
 
 DEFAULT_URI = "qemu:///system"
 
@@ -34,48 +39,38 @@ _INPUTS = frozenset(
         "use_external_resource",
     }
 )
+# Inputs of releases before 0.7.0, as in domain_file and network_template.
+_OLD_INPUTS = {
+    f"{kind}_{old}": new
+    for kind in ("domain", "network", "pool", "volume", "backup")
+    for old, new in (("file", "template_resource"), ("template", "template_content"))
+}
 _RESOURCE_REMEDY = "Give the path of a file in the blueprint's directory, relative to the blueprint."
 
 # What operations write; removed by delete, so that the instance can be installed again.
 OWN_KEYS = frozenset(
     {
-        "libvirt_auth",
-        "params",
-        "params_from_properties",
-        "use_external_resource",
-        "uuid",
-        "index",
-        "ip",
-        "networks",
-        "public_ip_address",
-        "ipv4_addresses",
-        "ipv6_addresses",
-        "accelerator",
-        "console_log",
-        "domain_type",
-        "made",
-        "started_at",
-        "shutdown_asked_at",
-        "stale_leases",
-        "bridge",
-        "cidr",
-        "built",
-        "wiped",
-        "reservations",
-        "ssh_command",
-        "path",
-        "filled",
-        "pool",
+        "libvirt_auth", "params", "params_from_properties", "use_external_resource", "uuid", "index", "ip",
+        "networks", "public_ip_address", "ipv4_addresses", "ipv6_addresses", "accelerator", "console_log",
+        "serial_logs", "domain_type", "made", "started_at", "shutdown_asked_at", "stale_leases", "bridge", "cidr",
+        "cidr6",
+        "built", "formatted", "secret", "wiped", "reservations", "ssh_command", "path", "filled", "pool",
+        "image_user", "stat", "update_pending", "detach_pending", "backups", "snapshots", "snapshot_files",
+        "snapshot_job", "last_backup", "origin", "adopted",
     }
-)
+)  # fmt: skip
 
 # Texts in these parameters are Jinja templates over the instance's identity.
 _EXPANDED = ("name", "networks", "cloud_init")
 
 # Seeds hold passwords. What comes from properties can be read there again; what came as an input must be kept
 # for the next operation, but for an ISO image's files, which one operation uses.
-_SEEDS = frozenset({"cloud_init"})
-_NEVER_RECORDED = {"iso9660": frozenset({"files"})}
+_SEEDS = frozenset({"cloud_init", "graphics"})
+_NEVER_RECORDED = {
+    "iso9660": frozenset({"files"}),
+    "volume": frozenset({"content", "encryption"}),
+    "pool": frozenset({"auth"}),
+}
 
 _indexes: dict[tuple[str, str], dict[str, int]] = {}
 
@@ -86,9 +81,11 @@ _properties: dict[tuple[str, str, str], Any] = {}
 class Record:
     """The instance's runtime properties as a journal: top-level assignment, saved at once."""
 
-    def __init__(self, ctx: Any) -> None:
+    def __init__(self, ctx: Any, *, writable: bool = True) -> None:
         """Stand on one context; its instance is the only one that is ever written."""
         self._ctx = ctx
+        self._writable = writable
+        self.before_store: Callable[[], None] = lambda: None
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a runtime property."""
@@ -98,20 +95,26 @@ class Record:
         """Assign runtime properties and store them now, unless they are stored already."""
         self.assign(**values)
         if getattr(self._ctx.instance.runtime_properties, "dirty", True):
+            self.before_store()
             self._ctx.instance.update()
 
     def assign(self, **values: Any) -> None:
         """Assign runtime properties; the engine stores them when the operation ends."""
+        if not self._writable:
+            return
         properties = self._ctx.instance.runtime_properties
         for key, value in values.items():
             if key not in properties or properties[key] != value:
                 properties[key] = value
 
     def clear(self) -> None:
-        """Forget what we wrote; ``resource_id`` stays as None, as existing blueprints expect."""
+        """Forget what we wrote; ``resource_id`` stays as None and ``backups`` empty, as existing blueprints expect."""
         properties = self._ctx.instance.runtime_properties
+        had_backups = "backups" in properties
         for key in OWN_KEYS & set(properties):
             del properties[key]
+        if had_backups:
+            properties["backups"] = {}
         if "resource_id" in properties:
             properties["resource_id"] = None
 
@@ -127,12 +130,12 @@ class Record:
 class Request:
     """What one operation call asks for."""
 
-    def __init__(self, ctx: Any, kind: Kind, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, ctx: Any, kind: Kind, inputs: Mapping[str, Any], *, records: bool = True) -> None:
         """Read nothing yet; every part is read when it is first needed."""
         self.ctx = ctx
         self.kind = kind
-        self.inputs = inputs
-        self.record = Record(ctx)
+        self.inputs = {_OLD_INPUTS[key]: value for key, value in inputs.items() if key in _OLD_INPUTS} | dict(inputs)
+        self.record = Record(ctx, writable=records)
 
     @property
     def label(self) -> str:
@@ -163,6 +166,16 @@ class Request:
         refuse_functions(value, key, self.ctx.node.name)
         return default if value in (None, "") else value
 
+    @property
+    def backup_dir(self) -> str:
+        """Return the directory of backups that are kept in files."""
+        return str(self._setting("backup_dir", "./"))
+
+    @property
+    def visible(self) -> Any:
+        """Return what a template may see of the engine's context."""
+        return view(self.ctx)
+
     @cached_property
     def uri(self) -> str:
         """Return the hypervisor's URI."""
@@ -174,8 +187,9 @@ class Request:
                 f"it is a {type(value).__name__}, not a text",
                 f"Give a URI such as {DEFAULT_URI}.",
             )
-        self.record.assign(libvirt_auth=value)
-        return str(value)
+        uri = check_uri(value)
+        self.record.assign(libvirt_auth=uri)
+        return uri
 
     @cached_property
     def session(self) -> Session:
@@ -234,9 +248,8 @@ class Request:
         kept = {key: value for key, value in merged.items() if key not in left_out}
         # As it was given: an expanded text must not be expanded again.
         kept |= {key: given[key] for key in _SEEDS & given.keys() if given[key] != properties.get(key)}
-        self.record.assign(
-            params=kept, params_from_properties={key: properties[key] for key in properties.keys() - left_out}
-        )
+        seen = {key: properties[key] for key in properties.keys() - left_out}
+        self.record.assign(params=recordable(kept, seen), params_from_properties=recordable(seen, seen))
 
     def own(self, name: str) -> None:
         """Take the object of that name for ours to make: there is no external one."""
@@ -253,7 +266,8 @@ class Request:
                 f"{type(value).__name__} is not a map",
                 "Give params as a map of parameters.",
             )
-        return dict(value)
+        # Releases before 0.7.0 called the name so.
+        return {("name" if key == "resource_id" else key): entry for key, entry in value.items()}
 
     def _expanded(self, params: Mapping[str, Any]) -> dict[str, Any]:
         identity = self.identity
@@ -300,13 +314,19 @@ class Request:
     def mark(self) -> OwnershipMark:
         """Return the mark that what we make carries."""
         identity = self.identity
-        return OwnershipMark(identity.deployment, identity.node, identity.instance, __version__)
+        names = (identity.deployment, identity.node, identity.instance, __version__)
+        return OwnershipMark(*names, orchestrator_id(), identity.index)
 
     def render(self, packaged: str, schema: str, facts: Facts) -> str:
         """Render the user's template, or the packaged one, and check it against libvirt's schema."""
         own = self.has_own_template
         variables = template_variables(self.spec, facts, view(self.ctx) if own else "")
         return render(self.template(packaged), variables, schema=schema, node=self.ctx.node.name)
+
+    def render_device(self, facts: Facts) -> str:
+        """Render the user's template of one device of an existing domain, and check it."""
+        variables = template_variables(self.draft, facts, view(self.ctx))
+        return render_device(self.template(""), variables, node=self.ctx.node.name)
 
     def template(self, packaged: str) -> TemplateSource:
         """Return the user's template, or the packaged one of that name."""
@@ -333,7 +353,7 @@ class Request:
         """
         target = f"resource {name} of {self.label}"
         try:
-            data = self.ctx.get_resource(inside_blueprint(name, self.label))
+            data = self.ctx.get_resource(inside_blueprint(name, self.label, resource_roots(self.ctx)))
         except (OSError, HttpException) as error:
             raise Missing("read", target, "the blueprint has no such file", _RESOURCE_REMEDY) from error
         if data is None:
@@ -348,15 +368,16 @@ class Request:
                 self.record.warn(f"{self.label}: input {key!r} is ignored; did you mean {near[0]!r}?")
 
 
-def inside_blueprint(resource: str, label: str) -> str:
-    """Return a resource path that stays inside the blueprint."""
+def inside_blueprint(resource: str, label: str, roots: Sequence[Path] = ()) -> str:
+    """Return a resource path that stays inside the blueprint, also by its symbolic links below ``roots``."""
     path = str(resource)
-    if path.startswith("/") or ".." in path.split("/"):
+    inside = not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
+    if not inside or not all((root / path).resolve().is_relative_to(root.resolve()) for root in roots):
         raise InvalidSpec(
             "read",
-            f"template_resource of {label}",
+            f"resource of {label}",
             f"{path!r} leaves the blueprint's directory",
-            "Keep templates inside the blueprint and give their relative path.",
+            "Keep files inside the blueprint and give their relative path.",
         )
     return path
 

@@ -42,6 +42,23 @@ PLUGIN: tuple[tuple[str, str], ...] = (
         rf"{_HOSTS}/spec/(?:cloudify-)?libvirt-plugin/[^/]+/{_PLUGIN_FILE}",
     ),
 )
+_OLD_UTILITIES = r"[^/]+/cloudify-utilities-plugin"
+_UTILITIES_FILE = rf"(?:cloudify_suspend/types\.yaml|{_PLUGIN_FILE})"
+UTILITIES: tuple[tuple[str, str], ...] = (
+    ("plugin:cloudify-utilities-plugin(?version=...)", r"plugin:cloudify-utilities-plugin(?:\?.*)?"),
+    (
+        "https://raw.githubusercontent.com/OWNER/cloudify-utilities-plugin/VERSION/plugin.yaml",
+        rf"https?://raw\.githubusercontent\.com/{_OLD_UTILITIES}/.+/{_UTILITIES_FILE}",
+    ),
+    (
+        "https://github.com/OWNER/cloudify-utilities-plugin/.../plugin.yaml",
+        rf"https?://(?:www\.)?github\.com/{_OLD_UTILITIES}/.+/{_UTILITIES_FILE}",
+    ),
+    (
+        "http(s)://(www.)getcloudify.org/spec/utilities-plugin/VERSION/plugin.yaml",
+        rf"{_HOSTS}/spec/(?:cloudify-)?utilities-plugin/[^/]+/{_PLUGIN_FILE}",
+    ),
+)
 
 
 def _first(*names: str) -> Path | None:
@@ -52,6 +69,11 @@ def _first(*names: str) -> Path | None:
 def types_file() -> Path | None:
     """Find the base types."""
     return _first("types/types.yaml")
+
+
+def utilities_file() -> Path | None:
+    """Find what stands in for the utilities plugin: its workflows, which come with this plugin."""
+    return _first("types/utilities.yaml")
 
 
 def plugin_file(dsl_version: str | None = None) -> Path | None:
@@ -65,4 +87,6 @@ def answer(import_url: str, dsl_version: str | None = None) -> Path | None:
         return types_file()
     if any(re.fullmatch(pattern, import_url) for _, pattern in PLUGIN):
         return plugin_file(dsl_version)
+    if any(re.fullmatch(pattern, import_url) for _, pattern in UTILITIES):
+        return utilities_file()
     return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from cloudify_libvirt.binding import as_operation
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import definition, validation
 from cloudify_libvirt.steps import volume as steps
 
 
-@as_operation("volume")
-def precreate(request: Request) -> None:
-    """Check the parameters and the connection before anything is made."""
-    steps.check(request)
+@as_operation("volume", records=False)
+def validate(request: Request) -> None:
+    """Say all that stands against this node, before anything is made."""
+    validation.volume(request)
 
 
 @as_operation("volume")
@@ -31,7 +32,37 @@ def stop(request: Request) -> None:
 
 
 @as_operation("volume")
+def update(request: Request) -> None:
+    """Grow the volume to the size of today's params, offline or under the guest that runs with it."""
+    steps.resize(request)
+
+
+@as_operation("volume")
 def delete(request: Request) -> None:
     """Delete the volume, unless somebody else uses it."""
     steps.delete(request)
     request.record.clear()
+
+
+@as_operation("volume")
+def snapshot_create(request: Request) -> None:
+    """Keep the definition, in the runtime properties or in a file."""
+    definition.create(request, None)
+
+
+@as_operation("volume")
+def snapshot_apply(request: Request) -> None:
+    """Bring the volume back to the kept definition, or fail saying why that cannot be."""
+    definition.apply(request, None)
+
+
+@as_operation("volume")
+def snapshot_delete(request: Request) -> None:
+    """Drop the kept definition."""
+    definition.delete(request)
+
+
+@as_operation("volume")
+def snapshot_rotate(request: Request) -> None:
+    """Let those go that the rotation no longer keeps."""
+    definition.let_old_ones_go(request)

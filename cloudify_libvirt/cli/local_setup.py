@@ -51,6 +51,8 @@ def set_up(home: Path) -> Iterator[str]:
     yield f"    -> {types}"
     yield from (f"  {form}" for form, _ in shipped.PLUGIN)
     yield f"    -> {plugin}"
+    yield from (f"  {form}" for form, _ in shipped.UTILITIES)
+    yield f"    -> {shipped.utilities_file()} (its workflows)"
     if home != Path(os.environ.get("CFY_WORKDIR") or Path.home()):
         yield f"Tell cfy of this directory: export CFY_WORKDIR={home}"
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cloudify_libvirt import __version__
-from cloudify_libvirt.cli import local_setup
+from cloudify_libvirt.cli import backup, cache, doctor, local_setup, orphans, snapshot, volume
 from cloudify_libvirt.core.errors import CoreError
 
 
@@ -49,3 +49,12 @@ def local_setup_command(home: Path | None) -> None:
     """
     for line in local_setup.set_up((home or Path.home()).absolute()):
         click.echo(line)
+
+
+main.add_command(backup.backup)
+main.add_command(cache.cache)
+main.add_command(cache.image)
+main.add_command(doctor.doctor)
+main.add_command(orphans.orphans)
+main.add_command(snapshot.snapshot)
+main.add_command(volume.volume)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cloudify_libvirt.core import hostnet
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.identity import normalise_mac
 from cloudify_libvirt.core.parse import DomainFacts
@@ -67,8 +68,23 @@ def look_up(domain: Domain) -> list[Interface]:
     if facts.agent_connected:
         merge(cards, domain.reported_addresses("AGENT"))
     if not all(card.has_ipv4 for card in cards):
-        merge(cards, domain.reported_addresses("ARP"))
+        merge(cards, heard_of(domain))
     return cards
+
+
+def heard_of(domain: Domain) -> dict[str, Any]:
+    """Return what the host's ARP table says, in the shape of ``Domain.reported_addresses``.
+
+    libvirt 9.0 stumbles over the end of the table ("wrong nlmsg len") where the kernel, from 6.9 on, sends it with
+    the entries. Where the host is this machine, its table is read without libvirt then.
+    """
+    reported = domain.reported_addresses("ARP")
+    if reported or not domain.session.shares_files:
+        return reported
+    return {
+        f"{device} {address}": {"hwaddr": mac, "addrs": [{"addr": address, "prefix": 0, "type": IPV4}]}
+        for address, mac, device in hostnet.neighbours()
+    }
 
 
 def first_address(cards: Iterable[Interface], family: int = IPV4) -> str:

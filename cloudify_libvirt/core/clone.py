@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cloudify_libvirt.core.errors import Conflict, ImageFailed, InvalidSpec
+from cloudify_libvirt.core.hostlock import host_lock
 from cloudify_libvirt.core.image_format import detect_format
-from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.core.units import check_growth
 
 MODES = ("overlay", "clone")
 _TIMEOUT_S = 3600.0
@@ -29,7 +31,8 @@ def plan_clone(source: Path, mode: str, size_bytes: int | None, source_format: s
     """Check what is asked for; return the format of ``source`` and the size of the disk.
 
     Raises:
-        InvalidSpec: no such mode, or a size that would cut the image.
+        InvalidSpec: no such mode.
+        Conflict: a size that would cut the image.
         ImageFailed: ``source`` is no disk image.
     """
     if mode not in MODES:
@@ -39,9 +42,8 @@ def plan_clone(source: Path, mode: str, size_bytes: int | None, source_format: s
     found, virtual_bytes = detect_format(source, expected=source_format)
     if found == "tar":
         raise ImageFailed("clone", str(source), "it is a tar archive, not a disk image", "Give a qcow2 or raw image.")
-    if size_bytes is not None and size_bytes < virtual_bytes:
-        reason = f"{human_size(size_bytes)} is less than the image's {human_size(virtual_bytes)}"
-        raise InvalidSpec("clone", str(source), reason, "Give a larger size, or none.")
+    if size_bytes is not None:
+        check_growth("clone", str(source), virtual_bytes, size_bytes, "the image's")
     return found, size_bytes or virtual_bytes
 
 
@@ -77,17 +79,28 @@ def place(destination: Path, make: Callable[[Path], None]) -> None:
 
     Raises:
         Conflict: there is a file already; it may be a disk in use.
+        Busy: another process is writing it.
     """
-    if destination.exists():
-        remedy = "Remove it, or give another destination."
-        raise Conflict("write", str(destination), "there is a file already, not made by this instance", remedy)
+    with host_lock("", f"file {destination.absolute()}"):
+        # Another writer's draft is left alone, and what a killed one left goes.
+        _place(destination, make)
+
+
+def _place(destination: Path, make: Callable[[Path], None]) -> None:
     draft = destination.with_name(f".{destination.name}.partial")
     try:
+        if destination.exists():
+            raise FileExistsError
         destination.parent.mkdir(parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)
         make(draft)
         draft.chmod(_DISK_MODE)
-        draft.replace(destination)
+        # Unlike a rename this fails where a file came meanwhile.
+        os.link(draft, destination)
+    except FileExistsError as error:
+        remedy = "Remove it, or give another destination."
+        reason = "there is a file already, not made by this instance"
+        raise Conflict("write", str(destination), reason, remedy) from error
     except OSError as error:
         raise ImageFailed("write", str(destination), error.strerror or str(error), "Check space and rights.") from error
     finally:

@@ -33,6 +33,8 @@ class Domain(Resource):
     by_name = "lookupByName"
     by_uuid = "lookupByUUIDString"
     define_call = "defineXMLFlags"
+    # VIR_DOMAIN_XML_INACTIVE
+    inactive_flag = 2
 
     @property
     def state(self) -> State:

@@ -7,70 +7,39 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
-from urllib.parse import urljoin, urlsplit
+from typing import IO
 
 import requests
-import urllib3.exceptions
 
-from cloudify_libvirt.core.errors import ImageFailed, InvalidSpec
+from cloudify_libvirt.core import web
+from cloudify_libvirt.core.errors import ImageFailed
+from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.core.urls import public_url
+from cloudify_libvirt.core.wait import Signal
+from cloudify_libvirt.core.web import Validators
 
-SCHEMES = ("http", "https")
 CHUNK = 1 << 20
-_TIMEOUTS_S = (15.0, 60.0)  # to connect; between two pieces of data
-_REDIRECTS = 10
 _REPORT_EVERY_S = 0.5
-_RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
-_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
+# A server that asks for so short a pause gets it, this often; a longer one is for the caller.
+_PAUSE_MAX_S, _PAUSES = 10.0, 3
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a transfer is; ``total_bytes`` is None where the server does not say."""
+    """How far a stage (``download``, ``unpack``) is; ``total_bytes`` is None where it is not known."""
 
     done_bytes: int
     total_bytes: int | None
     rate_bytes_s: float
+    stage: str = "download"
 
 
-@dataclass(frozen=True)
-class Validators:
-    """What a server (or a file's ``stat``) says to tell one version of a document from another."""
-
-    etag: str = ""
-    modified: str = ""
-
-    @classmethod
-    def of(cls, response: requests.Response) -> Validators:
-        """Take them from the headers of a response."""
-        return cls(response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
-
-    def if_changed(self) -> dict[str, str]:
-        """Return the headers that ask for the document only if it is another version."""
-        headers = {"If-None-Match": self.etag, "If-Modified-Since": self.modified}
-        return {name: value for name, value in headers.items() if value}
-
-    def if_range(self) -> str:
-        """Return the value that makes a range safe to append, or ``""`` (RFC 9110 13.1.5: no weak tags)."""
-        return self.modified if not self.etag or self.etag.startswith("W/") else self.etag
-
-    def contradict(self, other: Validators) -> bool:
-        """Tell whether both sides name a version, and not the same one (some servers ignore If-Range)."""
-        pairs = ((self.etag, other.etag), (self.modified, other.modified))
-        return any(ours and theirs and ours != theirs for ours, theirs in pairs)
-
-
-def public_url(url: str) -> str:
-    """Return the URL without what may be secret: user, password, query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" + ("?..." if parts.query else "")
+Report = Callable[[Progress], None]
 
 
 class Partial:
@@ -133,63 +102,105 @@ class Partial:
             return Validators()
 
 
-class _Meter:
-    def __init__(self, report: Callable[[Progress], None] | None, start: int, total: int | None) -> None:
-        self._report, self._start, self._total = report, start, total
+class Meter:
+    """Tells of progress, twice a second at most, and once at the end."""
+
+    def __init__(self, report: Report | None, start: int, total: int | None, stage: str = "download") -> None:
+        """Begin at ``start`` bytes of ``total``."""
+        self._report, self._start, self._total, self._stage = report, start, total, stage
         self._began = self._last = time.monotonic()
 
     def show(self, done: int, *, final: bool = False) -> None:
+        """Tell that ``done`` bytes are there, if it is time to."""
         now = time.monotonic()
         if self._report is None or (not final and now - self._last < _REPORT_EVERY_S):
             return
         self._last = now
-        self._report(Progress(done, self._total, (done - self._start) / max(now - self._began, 1e-6)))
+        rate = (done - self._start) / max(now - self._began, 1e-6)
+        self._report(Progress(done, self._total, rate, self._stage))
 
 
-def download(
-    url: str, partial: Partial, *, unless: Validators | None = None, progress: Callable[[Progress], None] | None = None
-) -> bool:
-    """Fill ``partial`` with the document; return False where it still is the version ``unless``.
-
-    A broken transfer goes on where it stopped, for as long as each try gets further than the one before.
+def check_size(size_bytes: int, limit_bytes: int, shown: str, state: str = "") -> None:
+    """Raise when an image is larger than allowed.
 
     Raises:
-        ImageFailed: the server refuses, or the connection brings nothing more. What came is kept.
+        ImageFailed: it is.
     """
-    best = partial.size
-    with requests.Session() as session:
-        while True:
-            try:
-                return _attempt(session, url, partial, unless, progress)
-            except _NETWORK_ERRORS as error:
-                if partial.size <= best:
-                    raise _network_failure(url, error) from (error if public_url(url) == url else None)
-                best = partial.size
+    if size_bytes > limit_bytes:
+        reason = f"{state and state + ' '}it is larger than the limit of {human_size(limit_bytes)}"
+        remedy = "If that is right, raise image.max_size, or CLOUDIFY_LIBVIRT_MAX_IMAGE."
+        raise ImageFailed("use", f"the image {shown}", reason, remedy)
 
 
-def _attempt(
-    session: requests.Session,
-    url: str,
-    partial: Partial,
-    unless: Validators | None,
-    progress: Callable[[Progress], None] | None,
-) -> bool:
-    headers = {"Accept-Encoding": "identity"}
-    if partial.size and partial.validators.if_range():
-        headers |= {"Range": f"bytes={partial.size}-", "If-Range": partial.validators.if_range()}
-    elif unless:
-        headers |= unless.if_changed()
-    with _opened(session, url, headers) as response:
-        if response.status_code == HTTPStatus.NOT_MODIFIED and unless:
-            return False
-        if "Range" in headers and not _fits(response, partial):
-            partial.restart(Validators())
-            return _attempt(session, url, partial, unless, progress)
-        _check_status(url, response)
-        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
-            partial.restart(Validators.of(response))
-        _receive(response, partial, progress)
-    return True
+@dataclass
+class Download:
+    """One document to fetch into one partial file; ``unless`` is the version that is here already."""
+
+    url: str
+    partial: Partial
+    limit_bytes: int
+    unless: Validators | None = None
+    report: Report | None = None
+
+    def run(self) -> bool:
+        """Fill the partial file; return False where the document still is the version ``unless``.
+
+        A broken transfer goes on where it stopped, for as long as each try gets further than the one before.
+
+        Raises:
+            ImageFailed: the server refuses, the connection brings nothing more (what came is kept), or it is too large.
+        """
+        best, pauses = self.partial.size, 0
+        with requests.Session() as session:
+            while True:
+                try:
+                    return self._attempt(session)
+                except web.ServerBusy as busy:
+                    pauses += 1
+                    if busy.retry_after_s is None or busy.retry_after_s > _PAUSE_MAX_S or pauses > _PAUSES:
+                        raise
+                    Signal().wait(0, busy.retry_after_s)
+                except web.NETWORK_ERRORS as error:
+                    if self.partial.size <= best:
+                        raise web.network_failure(self.url, error) from None
+                    best = self.partial.size
+
+    def _attempt(self, session: requests.Session) -> bool:
+        partial = self.partial
+        headers = {"Accept-Encoding": "identity"}
+        if partial.size and partial.validators.if_range():
+            headers |= {"Range": f"bytes={partial.size}-", "If-Range": partial.validators.if_range()}
+        elif self.unless:
+            headers |= self.unless.if_changed()
+        with web.opened(session, self.url, headers) as response:
+            if response.status_code == HTTPStatus.NOT_MODIFIED and self.unless:
+                return False
+            if _is_complete(response, partial):
+                return True
+            if "Range" in headers and not _fits(response, partial):
+                partial.restart(Validators())
+                return self._attempt(session)
+            web.check_status(self.url, response)
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                partial.restart(Validators.of(response))
+            self._receive(response)
+        return True
+
+    def _receive(self, response: requests.Response) -> None:
+        partial, total = self.partial, _total(response, self.partial.size)
+        if total is not None:
+            check_size(total, self.limit_bytes, public_url(self.url))
+            if total - partial.size > shutil.disk_usage(partial.path.parent).free:
+                raise OSError(errno.ENOSPC, f"{total} bytes do not fit", str(partial.path))
+        meter = Meter(self.report, partial.size, total)
+        # Not iter_content: it would undo a Content-Encoding, and the checksum is of the bytes as they are stored.
+        for piece in response.raw.stream(CHUNK, decode_content=False):
+            partial.append(piece)
+            check_size(partial.size, self.limit_bytes, public_url(self.url))
+            meter.show(partial.size)
+        if total is not None and partial.size != total:
+            raise requests.ConnectionError(f"{partial.size} of {total} bytes came")
+        meter.show(partial.size, final=True)
 
 
 def _fits(response: requests.Response, partial: Partial) -> bool:
@@ -202,77 +213,17 @@ def _fits(response: requests.Response, partial: Partial) -> bool:
     return starts and not partial.validators.contradict(Validators.of(response))
 
 
-def _receive(response: requests.Response, partial: Partial, progress: Callable[[Progress], None] | None) -> None:
+def _is_complete(response: requests.Response, partial: Partial) -> bool:
+    """Tell whether an earlier process got all: nothing lies behind what is here (If-Range held, or we had got 200)."""
+    unsatisfiable = response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    same = not partial.validators.contradict(Validators.of(response))
+    return unsatisfiable and same and response.headers.get("Content-Range", "") == f"bytes */{partial.size}"
+
+
+def _total(response: requests.Response, start: int) -> int | None:
+    """Return the size of the whole document, where the server says it."""
+    whole = response.headers.get("Content-Range", "").rpartition("/")[2]
+    if response.status_code == HTTPStatus.PARTIAL_CONTENT and whole.isdigit():
+        return int(whole)
     length = response.headers.get("Content-Length", "")
-    total = partial.size + int(length) if length.isdigit() else None
-    if total is not None and total - partial.size > shutil.disk_usage(partial.path.parent).free:
-        raise OSError(errno.ENOSPC, f"{total} bytes do not fit", str(partial.path))
-    meter = _Meter(progress, partial.size, total)
-    # Not iter_content: it would undo a Content-Encoding, and the checksum is of the bytes as they are stored.
-    for piece in response.raw.stream(CHUNK, decode_content=False):
-        partial.append(piece)
-        meter.show(partial.size)
-    if total is not None and partial.size != total:
-        raise requests.ConnectionError(f"{partial.size} of {total} bytes came")
-    meter.show(partial.size, final=True)
-
-
-@contextmanager
-def _opened(session: requests.Session, url: str, headers: Mapping[str, str]) -> Iterator[requests.Response]:
-    """Get ``url``, following redirects, but never from https to http nor to another scheme."""
-    for _ in range(_REDIRECTS + 1):
-        response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUTS_S, allow_redirects=False)
-        with response:
-            if not response.is_redirect:
-                yield response
-                return
-            url = _redirected(url, response.headers["Location"])
-    raise ImageFailed("fetch", public_url(url), f"more than {_REDIRECTS} redirects", "Give the final URL.")
-
-
-def _redirected(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    scheme, old = urlsplit(target).scheme, urlsplit(url).scheme
-    if scheme not in SCHEMES or (old == "https" and scheme != "https"):
-        reason = f"it redirects to {public_url(target)}, from {old} to {scheme}"
-        raise ImageFailed("fetch", public_url(url), reason, "Give the final URL, if you trust it.")
-    return target
-
-
-def _check_status(url: str, response: requests.Response) -> None:
-    status = response.status_code
-    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        return
-    raise ImageFailed(
-        "fetch",
-        public_url(url),
-        f"the server answers {status} {response.reason}",
-        "Try again later." if status in _RETRYABLE else "Check the URL, and that it needs no login.",
-        retryable=status in _RETRYABLE,
-    )
-
-
-def _network_failure(url: str, error: Exception) -> Exception:
-    # The text of these errors repeats the URL with its query, which may hold a token.
-    where = public_url(url)
-    if isinstance(error, requests.exceptions.SSLError):
-        remedy = "Check the host name, or name your CA file in REQUESTS_CA_BUNDLE."
-        return ImageFailed("fetch", where, "the server's certificate is not trusted", remedy)
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
-        return InvalidSpec("fetch", where, "it is not a URL", "Example: https://example.org/image.qcow2")
-    reason = f"the connection failed ({_root_cause(error)})"
-    remedy = "Check the host and the network; a next try goes on where this one stopped."
-    return ImageFailed("fetch", where, reason, remedy, retryable=True)
-
-
-def _root_cause(error: BaseException) -> str:
-    text, cause = type(error).__name__, _next_cause(error)
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            text = cause.strerror
-        cause = _next_cause(cause)
-    return text
-
-
-def _next_cause(error: BaseException) -> Any:
-    return error.__cause__ or error.__context__
+    return start + int(length) if length.isdigit() else None

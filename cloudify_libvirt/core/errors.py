@@ -6,11 +6,23 @@ again can help. The layer above turns ``retryable`` into its engine's own kinds 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cloudify_libvirt.core.driver import libvirt
+
+
+_MOST_SHOWN = 1200
+# What would move a terminal's cursor, begin a new line of a log, turn text around, or not be text at all.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _printable(text: str) -> str:
+    """Return what a log can hold of a text that may come from anywhere."""
+    shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), shown)
 
 
 class CoreError(Exception):
@@ -22,6 +34,7 @@ class CoreError(Exception):
         self, action: str, target: str, reason: str, remedy: str = "", *, retryable: bool | None = None
     ) -> None:
         """Compose the message ``cannot <action> <target>: <reason>. <remedy>``."""
+        action, target, reason, remedy = map(_printable, (action, target, reason, remedy))
         self.action, self.target, self.reason, self.remedy = action, target, reason, remedy
         if retryable is not None:
             self.retryable = retryable
@@ -35,6 +48,10 @@ class InvalidSpec(CoreError):
 
 class InvalidTemplate(CoreError):
     """A template does not render, or renders a document that libvirt's schema refuses."""
+
+
+class BadDocument(CoreError):
+    """A document that should be libvirt's is not, or holds a value that it cannot hold."""
 
 
 class LibraryMissing(CoreError):
@@ -79,8 +96,24 @@ class GuestFailed(CoreError):
     """The guest ended, crashed or never ran."""
 
 
+class Unhealthy(CoreError):
+    """What was installed is not as it should be: gone, off, or without what it needs."""
+
+
+class DataLost(Unhealthy):
+    """Contents are gone, and nothing but a backup brings them back."""
+
+
 class ImageFailed(CoreError):
     """An image could not be fetched, verified or published."""
+
+
+class BackupBroken(CoreError):
+    """A backup is incomplete, or not what was written."""
+
+
+class ChainBroken(CoreError):
+    """A checkpoint does not know any more what changed since: only a full backup is right."""
 
 
 class ConnectionLost(CoreError):
@@ -104,9 +137,12 @@ _BY_CODE: dict[str, type[CoreError]] = {
     "VIR_ERR_NO_NETWORK": Missing,
     "VIR_ERR_NO_STORAGE_POOL": Missing,
     "VIR_ERR_NO_STORAGE_VOL": Missing,
+    "VIR_ERR_NO_SECRET": Missing,
     "VIR_ERR_NO_DOMAIN_METADATA": Missing,
     "VIR_ERR_NO_DOMAIN_SNAPSHOT": Missing,
     "VIR_ERR_NO_DOMAIN_CHECKPOINT": Missing,
+    "VIR_ERR_NO_DOMAIN_BACKUP": Missing,
+    "VIR_ERR_CHECKPOINT_INCONSISTENT": ChainBroken,
     "VIR_ERR_DOM_EXIST": Conflict,
     "VIR_ERR_NETWORK_EXIST": Conflict,
     "VIR_ERR_STORAGE_VOL_EXIST": Conflict,
@@ -128,7 +164,15 @@ _REMEDIES: dict[type[CoreError], str] = {
 }
 
 # Words in messages that share a code with final errors; libvirt has no code of their own for them.
-_BUSY_WORDS = ("asynchronous jobs running", "is being used by another", "cannot acquire state change lock")
+_BUSY_WORDS = (
+    "asynchronous jobs running",
+    "is being used by another",
+    "cannot acquire state change lock",
+    "is still being allocated",
+    "is still in use",
+    # qemu-img's clock is too coarse for its measurement of the key's derivation, now and then.
+    "Unable to get accurate CPU usage",
+)
 # A broken connection comes as a system or internal error, codes that say nothing of it.
 _LOST_WORDS = (
     "Cannot recv data",

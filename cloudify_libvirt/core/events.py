@@ -48,7 +48,7 @@ class Watch:
 
 
 def subscribe(connection: Any) -> Watch:
-    """Return what is set at each life cycle, agent and device event of the connection.
+    """Return what is set at each life cycle, agent, device and block job event of the connection.
 
     Who waits looks at the object's state after each; no event is taken for the fact itself.
     Drivers that lack one kind of event (LXC has no agent) simply never set it.
@@ -59,7 +59,7 @@ def subscribe(connection: Any) -> Watch:
         watch.touched.add(str(domain.UUIDString()))
         watch.signal.set()
 
-    for event in ("LIFECYCLE", "AGENT_LIFECYCLE", "DEVICE_REMOVED", "DEVICE_ADDED"):
+    for event in ("LIFECYCLE", "AGENT_LIFECYCLE", "DEVICE_REMOVED", "DEVICE_ADDED", "JOB_COMPLETED", "BLOCK_JOB_2"):
         number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{event}")
         registered = quiet(partial(connection.domainEventRegisterAny, None, number, changed, None))
         watch.complete = watch.complete or (event == "LIFECYCLE" and registered is not None)

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "cloudify-libvirt-plugin")
 # Prefix that QEMU and libvirt use for locally administered addresses.
 MAC_PREFIX = "52:54:00"
-# Linux refuses interface names of 16 bytes and more (IFNAMSIZ in linux/if.h).
-INTERFACE_NAME_MAX = 15
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Identity:
         return mac_address(self.deployment, f"{self.node}/{self.index}", interface, attempt)
 
     def bridge(self, attempt: int = 0) -> str:
-        """Return a bridge name that fits into Linux's limit."""
+        """Return a bridge name that fits into Linux's limit of 15 bytes. Source: linux/if.h, IFNAMSIZ."""
         return f"cfy{_digest(f'bridge/{self.key}/{attempt}')[:10]}"
 
 

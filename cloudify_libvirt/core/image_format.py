@@ -7,24 +7,29 @@ network may name any file of the host.
 from __future__ import annotations
 
 import bz2
-import gzip
+import io
 import lzma
 import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import zstandard
 
 from cloudify_libvirt.core.errors import ImageFailed
 
 CHUNK = 1 << 20
+# What decoding may take: xz and zstd files choose the size of their window, 64 MiB at their highest usual levels.
+_WINDOW_MAX = 128 << 20
+_INPUT = 1 << 18
+# zstandard has no limit for a piece of output: 2 KiB never become more than 64 MiB (a block of 128 KiB takes 4 bytes).
+_ZST_INPUT = 1 << 11
 _MAGIC = {b"\x1f\x8b\x08": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst", b"BZh": "bz2"}
 # What the standard library and zstandard raise for damaged data.
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 # What a boot sector cannot be, so that "raw" would only hide a mistake: offset, magic, name.
 _FOREIGN = (
@@ -141,15 +146,25 @@ def is_tar(path: Path) -> bool:
     return head[257:262] == b"ustar"
 
 
+class _Pieces(io.RawIOBase):
+    """Pieces as a file to read."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._rest = self._rest or memoryview(next(self._pieces, b""))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
 def open_stream(path: Path) -> IO[bytes]:
-    """Open the file for reading without its compression, if it has one."""
-    openers: dict[str, Any] = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open, "zst": _open_zst, "": Path.open}
-    stream: IO[bytes] = openers[compression(path)](path, "rb")
-    return stream
-
-
-def _open_zst(path: Path, mode: str) -> Any:
-    return zstandard.ZstdDecompressor().stream_reader(path.open(mode), read_across_frames=True, closefd=True)
+    """Open the file for reading without its compression, if it has one; reading raises as ``decompressed`` does."""
+    return io.BufferedReader(_Pieces(decompressed(path)), CHUNK)
 
 
 def decompressed(path: Path) -> Iterator[bytes]:
@@ -159,8 +174,12 @@ def decompressed(path: Path) -> Iterator[bytes]:
         ImageFailed: the compressed data is damaged, or ends too early.
     """
     try:
-        yield from _zst_pieces(path) if compression(path) == "zst" else _pieces(path)
-    except DAMAGED as error:
+        kind = compression(path)
+        yield from _gathered(_decoded(path, kind)) if kind else _plain(path)
+    except _DAMAGED as error:
+        if "memory" in str(error).lower():
+            reason = f"its decoding takes more than {_WINDOW_MAX >> 20} MiB of memory"
+            raise _unusable(path, reason, "Compress it with a smaller window.") from error
         raise _damaged(path) from error
     except OSError as error:
         if error.errno is None:  # bz2 reports damage so
@@ -168,27 +187,99 @@ def decompressed(path: Path) -> Iterator[bytes]:
         raise
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    with open_stream(path) as stream:
-        while piece := stream.read(CHUNK):
-            yield piece
+class _Decoder(Protocol):
+    """What bz2 and lzma have; ``eof`` is the end of one of a file's streams."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _zst_pieces(path: Path) -> Iterator[bytes]:
-    # Not stream_reader: it takes the end of a cut file for the end of the data. 4 KiB of zstd never
-    # become more than 128 MiB (a block of 128 KiB takes 4 bytes at least).
-    decoder = zstandard.ZstdDecompressor().decompressobj()
+class _Gunzip:
+    """zlib's decoder in the form of the others; it checks length and CRC."""
+
+    def __init__(self) -> None:
+        self._zlib, self.needs_input = zlib.decompressobj(wbits=31), True
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        self.needs_input = len(piece) < max_length and not self._zlib.unconsumed_tail
+        return piece
+
+
+class _Unzst:
+    # Not stream_reader: it takes the end of a cut file for the end of the data.
+    needs_input = True
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX).decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._zstd.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zstd.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:  # noqa: ARG002
+        return self._zstd.decompress(data)
+
+
+def _unxz() -> _Decoder:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW_MAX)
+
+
+_DECODERS: dict[str, Callable[[], _Decoder]] = {"gz": _Gunzip, "bz2": bz2.BZ2Decompressor, "xz": _unxz, "zst": _Unzst}
+
+
+def _decoded(path: Path, kind: str) -> Iterator[bytes]:
+    """Yield the content of all streams of the file; zeros after a stream are padding."""
+    size = _ZST_INPUT if kind == "zst" else _INPUT
     with path.open("rb") as file:
-        while data := file.read(4096):
-            while data:
-                if decoder.eof:
-                    decoder = zstandard.ZstdDecompressor().decompressobj()
-                piece = decoder.decompress(data)
-                data = decoder.unused_data if decoder.eof else b""
+        data = file.read(size)
+        while data:
+            decoder = _DECODERS[kind]()
+            while not decoder.eof:
+                data = data or (file.read(size) if decoder.needs_input else b"")
+                if decoder.needs_input and not data:
+                    raise EOFError("the last stream is not complete")
+                piece, data = decoder.decompress(data, CHUNK), b""
                 if piece:
                     yield piece
-    if not decoder.eof:
-        raise EOFError("the last frame is not complete")
+            data = decoder.unused_data.lstrip(b"\0")
+            while not data and (more := file.read(size)):
+                data = more.lstrip(b"\0")
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield pieces that are worth a step of work each."""
+    found = bytearray()
+    for piece in pieces:
+        found += piece
+        if len(found) >= _INPUT:
+            yield bytes(found)
+            found.clear()
+    if found:
+        yield bytes(found)
+
+
+def _plain(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            yield piece
 
 
 def _unusable(path: Path, reason: str, remedy: str) -> ImageFailed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cloudify_libvirt.core.download import Validators
+from cloudify_libvirt.core.web import Validators
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Entry:
     """One source and the image that came from it.
 
     ``digests`` are of the file at the source, ``sha256`` of the file here; they differ where the source was
-    compressed. ``file`` is a name in the cache, or the absolute path of a local image.
+    compressed. ``file`` is a name in the cache, or the absolute path of a local image. ``declared``: the
+    format is what a user said, not what was found.
     """
 
     source: str
@@ -28,6 +30,7 @@ class Entry:
     size_bytes: int
     file_bytes: int
     mtime_ns: int
+    declared: bool = False
 
     def seen_now(self) -> Entry:
         """Return the entry as confirmed by its source at this moment."""
@@ -46,13 +49,25 @@ class Index:
         """Return the entry, or None where it is unknown or its image is gone, cut or changed."""
         return self._load(self.directory / f"{key}.json")
 
-    def find(self, algorithm: str, value: str) -> Entry | None:
-        """Return an entry of any source whose file had this digest."""
+    def find(self, algorithm: str, value: str, *, declared: bool) -> Entry | None:
+        """Return an entry of any source whose file had this digest; ``declared``: as a raw image."""
+        same = (entry for _, entry in self.entries() if entry.digests.get(algorithm) == value)
+        return next((e for e in same if e.declared == declared or (declared and e.format == "raw")), None)
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """Yield ``(key, entry)`` of every image that is there, unchanged."""
         for path in self.directory.glob("*.json"):
             entry = self._load(path)
-            if entry and entry.digests.get(algorithm) == value:
-                return entry
-        return None
+            if entry:
+                yield path.stem, entry
+
+    def keys(self) -> set[str]:
+        """Return the keys of all entries, also of images that are gone."""
+        return {path.stem for path in self.directory.glob("*.json")}
+
+    def forget(self, key: str) -> None:
+        """Drop the entry."""
+        (self.directory / f"{key}.json").unlink(missing_ok=True)
 
     def write(self, key: str, entry: Entry) -> None:
         """Remember the entry."""

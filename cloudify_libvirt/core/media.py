@@ -14,10 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 import jinja2
-import jinja2.sandbox
 import pycdlib
 import yaml
 
+from cloudify_libvirt.core import sandbox
 from cloudify_libvirt.core.errors import InvalidSpec
 
 _SECTOR = 2048
@@ -307,7 +307,7 @@ def _dump(value: dict[str, Any], field: str) -> bytes:
 
 
 # Without comments: bash's ${#array[@]} would open one, and swallow the rest of the script.
-_JINJA = jinja2.sandbox.SandboxedEnvironment(
+_JINJA = sandbox.BoundedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, comment_start_string="\0#", comment_end_string="#\0"
 )
 
@@ -329,6 +329,11 @@ def expand(template: Any, variables: Mapping[str, Any], *, field: str = "cloud_i
     return template
 
 
+_EXPRESSION_ERRORS = (
+    jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+)  # fmt: skip
+
+
 @lru_cache(maxsize=256)
 def _compiled(text: str) -> jinja2.Template:
     return _JINJA.from_string(text)
@@ -338,12 +343,12 @@ def _expand_text(text: str, variables: Mapping[str, Any], field: str) -> str:
     if not re.search(r"\{[{%]", text) or re.match(r"##\s*template:\s*jinja", text):
         return text
     try:
-        return _compiled(text).render(variables)
+        return sandbox.rendered(_compiled(text), variables)
     except jinja2.UndefinedError as error:
         known = ", ".join(sorted(variables))
         raise InvalidSpec("expand", field, str(error.message), f"Variables: {known}.") from None
     except jinja2.TemplateSyntaxError as error:
         remedy = "Put text that is no template between {% raw %} and {% endraw %}."
         raise InvalidSpec("expand", field, f"it is not a valid template at line {error.lineno}", remedy) from None
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except _EXPRESSION_ERRORS as error:
         raise InvalidSpec("expand", field, f"the template fails with {type(error).__name__}") from None

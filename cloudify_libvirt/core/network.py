@@ -10,14 +10,26 @@ from lxml import etree
 
 from cloudify_libvirt.core import hostnet, parse
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, libvirt_call, quiet, unless_gone
+from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, Missing, libvirt_call, quiet, unless_gone
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.session import Session
 
-Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+Subnet = hostnet.Subnet
 
 # Where free subnets for `cidr: auto` are taken from; RFC 1918 space that default set-ups rarely use.
 AUTO_RANGE = ipaddress.IPv4Network("10.64.0.0/12")
+# Local addresses: 0xfd, 40 bits of one's own choice, 16 bits of subnet. Source: https://www.rfc-editor.org/rfc/rfc4193
+_ULA_FIRST_BYTE, _ULA_CHOICES = 0xFD << 120, 2**40
+_MOST_TRIES = 100
+
+_START_REMEDY = "Is its bridge or subnet used by something else on the host?"
+# libvirt has one code for all of these; the words are those of its helpers: tc, firewalld.
+_START_REMEDIES = {
+    "tc qdisc": "The host's kernel cannot limit rates (sch_htb, sch_sfq, sch_ingress): leave out params.bandwidth.",
+    "tc filter": "The host's kernel cannot limit rates (act_police, cls_u32): leave out params.bandwidth.",
+    "accept_ra": "On the host: sysctl -w net.ipv6.conf.INTERFACE.accept_ra=2, or give this network no IPv6 addresses.",
+    "firewalld is not active": "Start firewalld on the host, or leave out params.zone.",
+}
 
 
 class Network(Resource):
@@ -41,12 +53,16 @@ class Network(Resource):
         if self.active:
             return
         try:
-            with libvirt_call("start", self.target, "Is its bridge or subnet used by something else on the host?"):
+            with libvirt_call("start", self.target, _START_REMEDY):
                 self.handle.create()
-        except CoreError:
+        except CoreError as error:
             # Another process may have been quicker.
-            if not self.active:
-                raise
+            if self.active:
+                return
+            for words, remedy in _START_REMEDIES.items():
+                if words in error.reason:
+                    raise CoreError("start", self.target, error.reason, remedy) from error
+            raise
 
     def stop(self) -> None:
         """Deactivate the network; guests on it lose their link."""
@@ -79,6 +95,10 @@ class Network(Resource):
     def leases(self, mac: str) -> list[dict[str, Any]]:
         """Return the leases of one card: {ipaddr, prefix, mac, expirytime (seconds since 1970), ...}."""
         return list(quiet(lambda: self.handle.DHCPLeases(mac, 0), None) or [])
+
+    def reserved(self, mac: str, ip: str) -> bool:
+        """Tell whether the card with that MAC has this fixed address."""
+        return any((entry.mac, entry.ip) == (mac, ip) for entry in self.facts().hosts)
 
     def reserve(self, mac: str, ip: str, name: str) -> None:
         """Give the card with that MAC a fixed address, now and after restarts.
@@ -151,13 +171,12 @@ def taken_bridges(session: Session, uuid: str) -> dict[str, str]:
 
 
 def taken_subnets(session: Session, uuid: str) -> list[tuple[Subnet, str]]:
-    """Return subnets in use, each with who uses it, in words."""
-    taken: list[tuple[Subnet, str]] = [
-        (subnet, f"network '{name}'") for name, facts in others(session, uuid) for subnet in facts.subnets
-    ]
-    if session.is_local:
-        taken += [(subnet, f"the host's route via {device}") for subnet, device in hostnet.routes()]
-    return taken
+    """Return subnets in use, each with who uses it, in words; the host's own only where it is this machine."""
+    taken: list[tuple[Subnet, str]] = []
+    for name, facts in others(session, uuid):
+        taken += [(subnet, f"network '{name}'") for subnet in facts.subnets]
+        taken += [(subnet, f"a route of network '{name}'") for subnet in facts.routes]
+    return [*taken, *hostnet.used()] if session.is_local else taken
 
 
 def check_bridge(session: Session, uuid: str, bridge: str, label: str) -> None:
@@ -186,12 +205,61 @@ def check_subnets(session: Session, uuid: str, wanted: Iterable[Subnet], label: 
                 )
 
 
+def check_routes(session: Session, uuid: str, wanted: Iterable[Subnet], label: str) -> None:
+    """Raise ``Conflict`` when somebody else leads to a wanted destination; larger and smaller ones may stand."""
+    taken = dict(reversed(taken_subnets(session, uuid)))
+    for destination in wanted:
+        if destination in taken:
+            remedy = "Remove it from params.routes, or remove the other one."
+            raise Conflict("define", label, f"a route to {destination} is there: {taken[destination]}", remedy)
+
+
+def check_host_bridge(session: Session, bridge: str, *, openvswitch: bool, label: str) -> None:
+    """Raise when the host has no bridge of that name and kind; only for hypervisors on this machine.
+
+    Raises:
+        Missing: there is no such interface.
+        InvalidSpec: it is another kind of interface.
+    """
+    kind = hostnet.kind(bridge) if session.is_local else None
+    if kind == "":
+        remedy = "Make it on the host, or leave out mode: bridge to have a bridge made."
+        raise Missing("use", f"bridge {bridge} for {label}", "the host has no such interface", remedy)
+    if kind == "other" and not openvswitch:
+        remedy = "For an Open vSwitch bridge add virtualport: openvswitch; for an interface see forwards[].interfaces."
+        raise InvalidSpec("use", f"bridge {bridge} for {label}", "it is not a Linux bridge", remedy)
+    if kind == "bridge" and openvswitch:
+        remedy = "Remove virtualport, or name a bridge of Open vSwitch."
+        raise InvalidSpec(
+            "use", f"bridge {bridge} for {label}", "it is a Linux bridge, not one of Open vSwitch", remedy
+        )
+
+
+def check_devices(session: Session, devices: Iterable[str], label: str) -> None:
+    """Raise ``Missing`` when the host lacks an interface; only for hypervisors on this machine."""
+    for device in devices if session.is_local else ():
+        if not hostnet.kind(device):
+            remedy = f"It has: {', '.join(hostnet.interfaces())}."
+            raise Missing("use", f"interface {device} for {label}", "the host has no such interface", remedy)
+
+
 def free_subnet(session: Session, uuid: str, preferred: int, label: str) -> str:
     """Return a free /24; ``preferred`` decides where the search starts, so that it comes out the same."""
     taken = [other for other, _user in taken_subnets(session, uuid) if isinstance(other, ipaddress.IPv4Network)]
-    candidates = list(AUTO_RANGE.subnets(new_prefix=24))
-    for step in range(len(candidates)):
-        candidate = candidates[(preferred + step) % len(candidates)]
+    count, first = AUTO_RANGE.num_addresses // 256, int(AUTO_RANGE.network_address)
+    for step in range(count):
+        candidate = ipaddress.IPv4Network((first + (preferred + step) % count * 256, 24))
         if not any(candidate.overlaps(other) for other in taken):
             return str(candidate)
     raise CoreError("choose a subnet for", label, f"no /24 of {AUTO_RANGE} is free", "Give params.cidr.")
+
+
+def free_subnet6(session: Session, uuid: str, preferred: int, label: str) -> str:
+    """Return a free /64 of the local range; ``preferred`` decides, so that it comes out the same."""
+    taken = [other for other, _user in taken_subnets(session, uuid) if isinstance(other, ipaddress.IPv6Network)]
+    for step in range(_MOST_TRIES):
+        choice = (preferred + step) % _ULA_CHOICES
+        candidate = ipaddress.IPv6Network((_ULA_FIRST_BYTE | choice << 80, 64))
+        if not any(candidate.overlaps(other) for other in taken):
+            return str(candidate)
+    raise CoreError("choose an IPv6 subnet for", label, "the derived ones are taken", "Give params.cidr6.")

@@ -11,9 +11,14 @@ from typing import Any
 
 from lxml import etree
 
+from cloudify_libvirt.core import units
+from cloudify_libvirt.core.errors import BadDocument
 from cloudify_libvirt.core.identity import normalise_mac
 
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
+# A hypervisor, or a backup that it wrote, may be hostile: no entity is expanded, nothing is fetched.
+_PARSER = etree.XMLParser(
+    resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class DiskFacts:
     device: str
     pool: str
     volume: str
+    readonly: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,6 @@ class DomainFacts:
     interfaces: tuple[InterfaceFacts, ...]
     disks: tuple[DiskFacts, ...]
     console_log: str
-    agent_channel: bool
     agent_connected: bool
     filesystems: tuple[str, ...]
     domain_type: str
@@ -62,7 +67,7 @@ class HostEntry:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What a network's XML says; ``subnets`` are those that its bridge routes."""
+    """What a network's XML says: ``subnets`` of its bridge, ``routes`` to networks behind guests."""
 
     bridge: str
     forward: str
@@ -70,22 +75,62 @@ class NetworkFacts:
     dhcp: bool
     hosts: tuple[HostEntry, ...]
     mac: str = ""
+    routes: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
 
 
 @dataclass(frozen=True)
 class VolumeFacts:
-    """What a volume's XML says; sizes in bytes."""
+    """What a volume's XML says; sizes in bytes. ``secret``: UUID of the key's secret, "" where none is known."""
 
     path: str
     format: str
     backing: str
     capacity_bytes: int
     allocation_bytes: int
+    encrypted: bool = False
+    secret: str = ""
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What a pool's XML says; ``format`` is that of its source."""
+
+    type: str
+    path: str
+    devices: tuple[str, ...]
+    format: str
+
+
+# A path of the host, or a pool's name and a volume's.
+Reference = str | tuple[str, str]
 
 
 def document(xml: str) -> Any:
-    """Return the root element of one of libvirt's documents."""
-    return etree.fromstring(xml.encode(), _PARSER)
+    """Return the root element of one of libvirt's documents.
+
+    Raises:
+        BadDocument: it is not well-formed, or has a DOCTYPE, which libvirt never writes.
+    """
+    try:
+        root: Any = etree.fromstring(xml.encode("utf-8", "surrogatepass"), _PARSER)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise bad(f"it is not well-formed XML ({getattr(error, 'msg', error)})") from error
+    if root.getroottree().docinfo.doctype:
+        raise bad("it has a DOCTYPE")
+    return root
+
+
+def bad(reason: str) -> BadDocument:
+    """Return the error for a document that libvirt does not write so."""
+    return BadDocument("read", "a document of libvirt", reason, "Look at it with virsh dumpxml; is it libvirt's own?")
+
+
+def number(text: str) -> int:
+    """Return the whole number that a document says, 0 for none; raise ``BadDocument``."""
+    try:
+        return units.read_int(text or 0)
+    except ValueError as error:
+        raise bad(f"{text[:40]!r} is not a whole number") from error
 
 
 def domain(xml: str) -> DomainFacts:
@@ -99,7 +144,6 @@ def domain(xml: str) -> DomainFacts:
         interfaces=tuple(_interface(element) for element in root.findall("devices/interface")),
         disks=tuple(_disk(element) for element in root.findall("devices/disk")),
         console_log="" if log is None else log.get("file", ""),
-        agent_channel=channel is not None,
         agent_connected=channel is not None and channel.get("state") == "connected",
         filesystems=tuple(e.get("dir", "") for e in root.findall("devices/filesystem/source") if e.get("dir")),
         domain_type=root.get("type", ""),
@@ -132,6 +176,7 @@ def _disk(element: Any) -> DiskFacts:
         device=element.get("device", "disk"),
         pool=_attribute(element, "source", "pool"),
         volume=_attribute(element, "source", "volume"),
+        readonly=element.find("readonly") is not None,
     )
 
 
@@ -143,6 +188,7 @@ def network(xml: str) -> NetworkFacts:
         mac=normalise_mac(_attribute(root, "mac", "address")),
         forward=_attribute(root, "forward", "mode"),
         subnets=tuple(subnet for e in root.findall("ip") if (subnet := _subnet(e)) is not None),
+        routes=tuple(subnet for e in root.findall("route") if (subnet := _subnet(e)) is not None),
         dhcp=root.find("ip/dhcp") is not None,
         hosts=tuple(
             HostEntry(normalise_mac(e.get("mac", "")), e.get("ip", ""), e.get("name", ""))
@@ -156,12 +202,24 @@ def _subnet(element: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | Non
     if not address:
         return None
     mask = element.get("prefix") or element.get("netmask")
-    return ipaddress.ip_network(f"{address}/{mask}" if mask else address, strict=False)
+    try:
+        return ipaddress.ip_network(f"{address}/{mask}" if mask else address, strict=False)
+    except ValueError as error:
+        raise bad(str(error)[:80]) from error
 
 
-def pool_path(xml: str) -> str:
-    """Return the target directory of a pool, or an empty text."""
-    return _text(document(xml), "target/path")
+def pool(xml: str) -> PoolFacts:
+    """Read a pool's definition."""
+    root = document(xml)
+    devices = tuple(element.get("path", "") for element in root.findall("source/device"))
+    path, format_ = _text(root, "target/path"), _attribute(root, "source/format", "type")
+    return PoolFacts(root.get("type", ""), path, devices, format_)
+
+
+def pool_types(capabilities: str) -> set[str]:
+    """Return the types of pools that a host's storage driver supports."""
+    found = document(capabilities).iterfind("pool[@supported='yes']")
+    return {element.get("type", "") for element in found}
 
 
 def volume(xml: str) -> VolumeFacts:
@@ -171,9 +229,27 @@ def volume(xml: str) -> VolumeFacts:
         path=_text(root, "target/path"),
         format=_attribute(root, "target/format", "type") or "raw",
         backing=_text(root, "backingStore/path"),
-        capacity_bytes=int(_text(root, "capacity") or 0),
-        allocation_bytes=int(_text(root, "allocation") or 0),
+        capacity_bytes=number(_text(root, "capacity")),
+        allocation_bytes=number(_text(root, "allocation")),
+        encrypted=root.find("target/encryption") is not None,
+        secret=_attribute(root, "target/encryption/secret", "uuid"),
     )
+
+
+def references(xml: str) -> frozenset[Reference]:
+    """Return every path, every volume by pool and name, and every network disk's name in a document.
+
+    No element is left out: what is a disk's source, a mirror's, a kernel or a firmware's file all need their volume.
+    """
+    found: set[Reference] = set()
+    for element in document(xml).iter(etree.Element):
+        values = [str(value) for value in element.attrib.values()]
+        found.update(value for value in (*values, (element.text or "").strip()) if value.startswith("/"))
+        if element.tag == "source" and element.get("pool") and element.get("volume"):
+            found.add((element.get("pool"), element.get("volume")))
+        if element.tag == "source" and element.get("protocol"):
+            found.add(element.get("name", ""))
+    return frozenset(found)
 
 
 def guest_types(capabilities: str) -> set[str]:
@@ -186,6 +262,17 @@ def host_arch(capabilities: str) -> str:
     return _text(document(capabilities), "host/cpu/arch")
 
 
+def page_sizes_kib(capabilities: str) -> set[int]:
+    """Return the sizes of the host's memory pages that a guest's memory may have."""
+    return {number(pages.get("size", "")) for pages in document(capabilities).iterfind("host/cpu/pages[@unit='KiB']")}
+
+
+def security_models(capabilities: str) -> list[str]:
+    """Return the names of the security drivers that confine guests, without the place holder ``none``."""
+    models = (_text(model, "model") for model in document(capabilities).iterfind("host/secmodel"))
+    return [name for name in models if name != "none"]
+
+
 def hypervisor_user(capabilities: str) -> tuple[int, int] | None:
     """Return uid and gid that guests' processes run as, or None where the host does not say.
 
@@ -195,6 +282,6 @@ def hypervisor_user(capabilities: str) -> tuple[int, int] | None:
         if _text(model, "model") == "dac":
             for label in model.iterfind("baselabel"):
                 user, _, group = (label.text or "").replace("+", "").partition(":")
-                if user.isdigit() and group.isdigit():
-                    return int(user), int(group)
+                if user.isdecimal() and group.isdecimal():
+                    return number(user), number(group)
     return None

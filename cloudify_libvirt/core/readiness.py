@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cloudify_libvirt.core import addresses
@@ -16,7 +16,7 @@ from cloudify_libvirt.core.addresses import Interface
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, GuestFailed, Missing, TimedOut
 from cloudify_libvirt.core.network import Network
-from cloudify_libvirt.core.parse import DomainFacts
+from cloudify_libvirt.core.parse import DomainFacts, InterfaceFacts
 from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.core.wait import wait_until
 
@@ -106,7 +106,7 @@ class Guest:
         if facts.agent_connected:
             self._ask_agent()
         if not self.stale:
-            addresses.merge(cards, self.domain.reported_addresses("ARP"))
+            addresses.merge(cards, addresses.heard_of(self.domain))
 
     def _ask_agent(self) -> None:
         """Ask in a thread of its own, and be woken by the answer: an agent that hangs must not stop the wait."""
@@ -139,9 +139,8 @@ def leases_of(domain: Domain, network: str, mac: str) -> list[list[object]]:
     return [[lease["ipaddr"], lease["expirytime"]] for lease in found.leases(mac)] if found else []
 
 
-def stale_leases(domain: Domain) -> StaleLeases:
+def stale_leases(domain: Domain, cards: Iterable[InterfaceFacts]) -> StaleLeases:
     """Return the leases that the domain's cards have before it boots."""
-    cards = domain.facts().interfaces
     found = {card.mac: leases_of(domain, card.network, card.mac) for card in cards}
     return {mac: leases for mac, leases in found.items() if leases}
 

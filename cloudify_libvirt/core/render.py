@@ -10,15 +10,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateNotFound, TemplateSyntaxError, UndefinedError
+from jinja2 import (
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    Undefined,
+    UndefinedError,
+)
 from jinja2.exceptions import TemplateRuntimeError
-from jinja2.sandbox import SandboxedEnvironment
 from lxml import etree
 from markupsafe import Markup, escape
 
+from cloudify_libvirt.core import sandbox
 from cloudify_libvirt.core import schema as schemas
 from cloudify_libvirt.core.errors import InvalidTemplate
-from cloudify_libvirt.core.template_lines import LineKeepingGenerator, Position, error_position, output_positions
+from cloudify_libvirt.core.sandbox import BoundedEnvironment
+from cloudify_libvirt.core.template_lines import Position, error_position, output_positions
 
 T = TypeVar("T")
 
@@ -62,6 +71,29 @@ def render(source: TemplateSource, variables: Mapping[str, Any], *, schema: str,
     return text.strip() + "\n"
 
 
+# A device is checked in a domain, all in one line: the device's own lines keep their numbers.
+_BEFORE_DEVICE = "<domain type='qemu'><name>x</name><memory>1</memory><os><type>hvm</type></os><devices>"
+_AFTER_DEVICE = "</devices></domain>"
+
+
+def render_device(source: TemplateSource, variables: Mapping[str, Any], *, node: str) -> str:
+    """Return one device of a domain, rendered and checked as in a domain's definition.
+
+    Raises:
+        InvalidTemplate: as ``render``, or the template gives none or several devices.
+    """
+    job = _Job(source, variables, f"template {source.label} of node {node}")
+    text = f"{_BEFORE_DEVICE}{job.rendered().strip()}{_AFTER_DEVICE}"
+    job.check(text, "domain")
+    devices = [child for group in schemas.parse(text.encode()).findall("devices") for child in group]
+    if len(devices) != 1:
+        found = ", ".join(str(device.tag) for device in devices) or "none"
+        raise InvalidTemplate(
+            "render", job.target, f"it must give one device, such as <disk> or <interface>; it gives {found}"
+        )
+    return etree.tostring(devices[0], encoding="unicode")
+
+
 def toxml(value: Any) -> Markup:
     """Return XML elements for a mapping: lists repeat their element, @key is an attribute, #text the text."""
     if not isinstance(value, Mapping):
@@ -81,6 +113,23 @@ def _element(name: str, content: Any) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(name, attributes, inner)
 
 
+def attributes(values: Mapping[str, Any]) -> Markup:
+    """Return the attributes of an element, each after a blank; "" and None are left out, booleans are yes or no."""
+    given = {name: value for name, value in values.items() if not _unset(value)}
+    words = {name: ("yes" if value else "no") if isinstance(value, bool) else value for name, value in given.items()}
+    return Markup("").join(Markup(' {}="{}"').format(name, value) for name, value in words.items())
+
+
+def _unset(value: Any) -> bool:
+    # What an inline `if` without `else` gives.
+    return value is None or isinstance(value, Undefined) or value == ""
+
+
+def on_off(value: Any) -> Any:
+    """Return on or off for a boolean; anything else, such as "" for not set, as it is."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
 def template_directory() -> Path:
     """Return the packaged templates: inside the package of a wheel, beside it in a checkout."""
     inside = _PACKAGE / "templates"
@@ -88,13 +137,12 @@ def template_directory() -> Path:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
         loader=FileSystemLoader(template_directory()), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, auto_reload=False,
     )  # fmt: skip
-    environment.code_generator_class = LineKeepingGenerator
-    environment.filters["toxml"] = toxml
+    environment.filters |= {"toxml": toxml, "attributes": attributes, "on_off": on_off}
     return environment
 
 
@@ -114,7 +162,7 @@ class _Job:
 
     def rendered(self) -> str:
         template = self._guarded(lambda: _compiled(self.source.text, self.source.name))
-        text = self._guarded(lambda: "".join(template.root_render_func(template.new_context(dict(self.variables)))))
+        text = self._guarded(lambda: sandbox.rendered(template, self.variables))
         # The parser gets bytes in UTF-8, whatever a declaration says; its lines stay where they are.
         return _DECLARATION.sub(lambda found: "\n" * found[0].count("\n"), text, count=1)
 

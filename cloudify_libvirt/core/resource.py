@@ -15,6 +15,8 @@ class Resource:
     by_name: ClassVar[str]
     by_uuid: ClassVar[str]
     define_call: ClassVar[str]
+    # VIR_NETWORK_XML_INACTIVE and VIR_STORAGE_XML_INACTIVE; domains have another.
+    inactive_flag: ClassVar[int] = 1
 
     def __init__(self, session: Session, handle: Any) -> None:
         """Wrap one of libvirt's objects."""
@@ -101,6 +103,10 @@ class Resource:
         with libvirt_call("set autostart of", self.target):
             if bool(self.handle.autostart()) != wanted:
                 self.handle.setAutostart(int(wanted))
+
+    def definition(self) -> str:
+        """Return the stored definition, which the next start follows."""
+        return self.xml(self.inactive_flag)
 
     def xml(self, flags: int = 0) -> str:
         """Return libvirt's description of the object."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cloudify_libvirt.core.errors import Conflict, ImageFailed
-from cloudify_libvirt.core.image_format import CHUNK, DAMAGED, open_stream
+from cloudify_libvirt.core.image_format import CHUNK, open_stream
 
 _LINKS_MAX = 40  # as Linux (MAXSYMLINKS)
 
@@ -43,7 +43,7 @@ def extract_root(tar: Path, target: Path, extra: Mapping[str, bytes] | None = No
         draft.replace(target)
     except tarfile.TarError as error:
         raise _failed(tar, f"it is not a complete tar archive ({error})") from error
-    except (OSError, *DAMAGED) as error:
+    except OSError as error:
         raise _failed(tar, str(error)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -30,6 +30,9 @@ _SKELETONS = {
     "storagepool": "<pool type='dir'><name>x</name><target><path>/x</path></target></pool>",
     "storagevol": "<volume><name>x</name><target/></volume>",
     "domainsnapshot": "<domainsnapshot/>",
+    "secret": "<secret/>",
+    "domainbackup": "<domainbackup/>",
+    "domaincheckpoint": "<domaincheckpoint/>",
 }
 
 # libxml2's validation contexts are not shared between threads.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from cloudify_libvirt.core import events
@@ -17,17 +17,19 @@ from cloudify_libvirt.core.errors import (
     AccessDenied,
     ConnectFailed,
     CoreError,
-    InvalidSpec,
     LibraryMissing,
     Missing,
     libvirt_call,
     quiet,
 )
+from cloudify_libvirt.core.uri import check_uri, opened_as, shown
 from cloudify_libvirt.core.wait import in_thread
 
 OPEN_TIMEOUT_S = 20.0
 # A call to a host that is gone ends after interval x (count + 1) seconds.
 KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 5, 3
+
+Answer = TypeVar("Answer")
 
 
 class Session:
@@ -35,12 +37,12 @@ class Session:
 
     def __init__(self, uri: str, connection: Any) -> None:
         """Take over an open connection."""
-        self.uri = uri
+        self.uri = shown(uri)
         self.connection = connection
         self._watch = events.subscribe(connection)
         self.changed = self._watch.signal
         self._facts: dict[str, Any] = {}
-        self._of_domains: dict[str, Any] = {}
+        self._of_domains: dict[Callable[[Any], Any], dict[str, Any]] = {}
 
     @property
     def alive(self) -> bool:
@@ -55,8 +57,7 @@ class Session:
     @property
     def is_local(self) -> bool:
         """Tell whether the hypervisor's files are this machine's files."""
-        parts = urlsplit(self.uri)
-        return not parts.hostname and "+" not in parts.scheme.replace("+unix", "")
+        return is_local(self.uri)
 
     @property
     def shares_files(self) -> bool:
@@ -65,10 +66,16 @@ class Session:
 
     def all_domains(self, flags: int = 0) -> list[Any]:
         """Return the domains of every driver of the host that uses the same networks and pools."""
-        uris = self.fact("sibling drivers", self._siblings)
-        connections = [self.connection, *(connect(uri).connection for uri in uris)]
+        return [domain for session in self.drivers() for domain in session.domains(flags)]
+
+    def domains(self, flags: int = 0) -> list[Any]:
+        """Return the domains of this driver."""
         with libvirt_call("list the domains of", f"hypervisor {self.uri}"):
-            return [domain for connection in connections for domain in connection.listAllDomains(flags)]
+            return list(self.connection.listAllDomains(flags))
+
+    def drivers(self) -> list[Session]:
+        """Return this session and those of the host's other drivers that use the same networks and pools."""
+        return [self, *(connect(uri) for uri in self.fact("sibling drivers", self._siblings))]
 
     def _siblings(self) -> list[str]:
         """Return the URIs of the other drivers of this machine's system daemon that answer."""
@@ -90,37 +97,57 @@ class Session:
                 self._facts[name] = ask()
         return self._facts[name]
 
-    def domain_fact(self, uuid: str, ask: Callable[[], Any]) -> Any:
-        """Return what ``ask()`` said of the domain with that UUID, once per change that libvirt tells us of.
+    def of_domains(self, ask: Callable[[Any], Answer]) -> list[Answer]:
+        """Return what ``ask(handle)`` says of every domain of this driver, asked again only of those that changed.
 
         Changes of a stopped domain's devices come without an event: not for what must never be wrong.
         """
-        for changed in list(self._watch.touched):
-            self._watch.touched.discard(changed)
-            self._of_domains.pop(changed, None)
-        if uuid in self._of_domains:
-            return self._of_domains[uuid]
-        answer = ask()
-        if self._watch.complete:
-            self._of_domains[uuid] = answer
-        return answer
+        for uuid in list(self._watch.touched):
+            self._watch.touched.discard(uuid)
+            self._ask_again(uuid)
+        kept = self._of_domains.get(ask, {}) if self._watch.complete else {}
+        if len(kept) != self._domain_count():
+            handles = {handle.UUIDString(): handle for handle in self.domains()}
+            kept = {uuid: kept[uuid] if uuid in kept else ask(handle) for uuid, handle in handles.items()}
+            self._of_domains[ask] = kept
+        return list(kept.values())
+
+    def _domain_count(self) -> int:
+        """Return how many domains there are now: an event may take a moment."""
+        with libvirt_call("count the domains of", f"hypervisor {self.uri}"):
+            return int(self.connection.numOfDomains() + self.connection.numOfDefinedDomains())
+
+    def _ask_again(self, uuid: str) -> None:
+        try:
+            with libvirt_call("look up", f"domain {uuid} on {self.uri}"):
+                handle = self.connection.lookupByUUIDString(uuid)
+        except Missing:
+            handle = None
+        for ask, kept in self._of_domains.items():
+            kept.pop(uuid, None)
+            if handle is not None:
+                kept[uuid] = ask(handle)
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether a URI is of a hypervisor of this machine."""
+    parts = urlsplit(uri)
+    return not parts.hostname and "+" not in parts.scheme.replace("+unix", "")
 
 
 _lock = threading.Lock()
+_opening: dict[tuple[int, str], threading.Lock] = {}
 _sessions: dict[tuple[int, str], Session] = {}
 
 
 def connect(uri: str) -> Session:
     """Return the live session for ``uri``; raise ``ConnectFailed`` or ``AccessDenied`` with what to do."""
-    if not isinstance(uri, str) or not uri.strip():
-        raise InvalidSpec(
-            "connect to",
-            "the hypervisor",
-            f"libvirt_auth is {uri!r}, not a libvirt URI",
-            "Give one such as qemu:///system, lxc:///system or qemu+ssh://user@host/system.",
-        )
+    check_uri(uri)
     key = (os.getpid(), uri)
     with _lock:
+        # One for each: a host that does not answer keeps nobody from the others.
+        opening = _opening.setdefault(key, threading.Lock())
+    with opening:
         session = _sessions.get(key)
         if session is None or not session.alive:
             session = _sessions[key] = _open(uri)
@@ -133,7 +160,7 @@ def _open(uri: str) -> Session:
         lambda: _open_connection(uri),
         timeout_s=OPEN_TIMEOUT_S,
         action="connect to",
-        target=f"hypervisor {uri}",
+        target=f"hypervisor {shown(uri)}",
         remedy="Check that the host is up and that no firewall drops the connection.",
     )
     quiet(lambda: connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT))
@@ -142,8 +169,8 @@ def _open(uri: str) -> Session:
 
 def _open_connection(uri: str) -> Any:
     try:
-        with libvirt_call("connect to", f"hypervisor {uri}"):
-            return libvirt.open(uri)
+        with libvirt_call("connect to", f"hypervisor {shown(uri)}"):
+            return libvirt.open(opened_as(uri))
     except CoreError as fault:
         raise _open_failure(fault, fault.__cause__) from fault.__cause__
 

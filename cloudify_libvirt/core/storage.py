@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from cloudify_libvirt.core import stream
-from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, ImageFailed, InUse, Missing
+from cloudify_libvirt.core import parse, stream
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, InUse, InvalidTemplate, Missing
 from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.spec.variables import Backing, VolumeFacts
-from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.core.units import check_growth
+from cloudify_libvirt.core.users import Users
 from cloudify_libvirt.core.volume import Volume, check_room
 
 BASE_PREFIX = "base-"
@@ -30,19 +32,45 @@ _PROOF_BYTES = 4096
 
 @dataclass(frozen=True)
 class Wish:
-    """A volume to make: ``capacity_bytes`` None means the image's own size."""
+    """A volume to make: ``capacity_bytes`` None means the source's own size, ``format`` "" its own format.
+
+    ``preallocation``: off, metadata, falloc or full. ``secret``: UUID of the secret with the key of a volume that is
+    to be encrypted.
+    """
 
     name: str
     capacity_bytes: int | None = None
     format: str = "qcow2"
     allocation_bytes: int = 0
     write_xml: Callable[[VolumeFacts], str] | None = None
+    preallocation: str = "off"
+    secret: str = ""
 
     def xml(self, capacity_bytes: int, backing: Volume | None = None, format_: str = "") -> str:
         """Return the definition, from the packaged template unless ``write_xml`` brings another."""
         below = Backing(backing.path, backing.facts().format) if backing else None
-        facts = VolumeFacts(capacity_bytes, self.allocation_bytes, format_ or self.format, below)
-        return (self.write_xml or self._packaged)(facts)
+        allocation = max(capacity_bytes, self.allocation_bytes) if self.reserves else self.allocation_bytes
+        facts = VolumeFacts(capacity_bytes, allocation, format_ or self.format, below, self.secret)
+        xml = (self.write_xml or self._packaged)(facts)
+        if parse.volume(xml).secret != self.secret:
+            reason = "the template leaves out the encryption that is asked for"
+            remedy = "Take <encryption> over from the packaged volume.xml.j2; its secret is {{ secret }}."
+            raise InvalidTemplate("make", f"volume '{self.name}'", reason, remedy)
+        return xml
+
+    @property
+    def reserves(self) -> bool:
+        """True when space for everything is taken at once."""
+        return self.preallocation in ("falloc", "full")
+
+    def thick(self, format_: str) -> bool:
+        """Tell whether growth takes the space at once, too; libvirt can do so with raw only."""
+        return self.reserves and format_ == "raw" and not self.secret
+
+    def flags(self, format_: str = "") -> int:
+        """Return the flags of its creation: libvirt takes raw's preallocation from the allocation alone."""
+        reserved = self.preallocation != "off" and (format_ or self.format) == "qcow2"
+        return int(libvirt.VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA) if reserved else 0
 
     def _packaged(self, facts: VolumeFacts) -> str:
         variables = {**asdict(facts), "name": self.name}
@@ -57,7 +85,7 @@ class Claim:
     record: Callable[[], None]
 
 
-def _claimed(pool: Pool, name: str, claim: Claim) -> Volume | None:
+def claimed(pool: Pool, name: str, claim: Claim) -> Volume | None:
     """Return what an earlier attempt of ours made, or None with the claim recorded; call with the pool's lock held.
 
     Raises:
@@ -92,12 +120,22 @@ def active_pool(session: Session, name: str) -> Pool:
 
 
 def empty(pool: Pool, wish: Wish, claim: Claim) -> Volume:
-    """Make a volume without content; what an earlier attempt made is kept."""
-    if wish.allocation_bytes:
-        check_room(pool, wish.allocation_bytes, wish.name)
+    """Make a volume without content; what an earlier attempt made is made anew, as it may be half of it."""
+    capacity = wish.capacity_bytes or 0
+    check_room(pool, max(wish.allocation_bytes, capacity if wish.reserves else 0), wish.name)
+    volume = _fresh(pool, wish, claim, capacity)
+    if wish.preallocation == "full":
+        with _whole(volume):
+            volume.zero(capacity)
+    return volume
+
+
+def _fresh(pool: Pool, wish: Wish, claim: Claim, capacity_bytes: int, format_: str = "") -> Volume:
     with pool.lock():
-        found = _claimed(pool, wish.name, claim)
-        return found or Volume.create(pool, wish.xml(wish.capacity_bytes or 0), wish.name)
+        found = claimed(pool, wish.name, claim)
+        if found is not None:
+            found.delete()
+        return Volume.create(pool, wish.xml(capacity_bytes, format_=format_), wish.name, wish.flags(format_))
 
 
 def blob(pool: Pool, name: str, data: bytes, claim: Claim, besides: str = "") -> Volume:
@@ -108,7 +146,7 @@ def blob(pool: Pool, name: str, data: bytes, claim: Claim, besides: str = "") ->
     """
     wish = Wish(name, len(data), "raw")
     with pool.lock():
-        found = _claimed(pool, name, claim)
+        found = claimed(pool, name, claim)
         if found is not None:
             found.delete(besides)
         volume = Volume.create(pool, wish.xml(len(data)), name)
@@ -121,18 +159,20 @@ def overlay(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
     """Make a thin copy of an image: nothing is copied but the image once per pool."""
     capacity = capacity_of(wish, image)
     with pool.lock():
+        # Recorded first: the base has no other owner until the overlay stands above it.
+        found = claimed(pool, wish.name, claim)
         base = _base(pool, image)
         try:
-            found = _overlay(pool, wish, capacity, base, claim)
+            volume = overlay_above(pool, wish, capacity, base, found)
         except CoreError:
             _drop_unused(base)
             raise
-    found.grow(capacity)
-    return found
+    volume.grow(capacity)
+    return volume
 
 
-def _overlay(pool: Pool, wish: Wish, capacity: int, base: Volume, claim: Claim) -> Volume:
-    found = _claimed(pool, wish.name, claim)
+def overlay_above(pool: Pool, wish: Wish, capacity: int, base: Volume, found: Volume | None) -> Volume:
+    """Make a thin copy above a volume; ``found``, of an earlier attempt, is kept where it stands above the same."""
     if found is not None and found.facts().backing != base.path:
         found.delete()
         found = None
@@ -156,30 +196,48 @@ def _drop_unused(volume: Volume) -> None:
 
 
 def clone(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
-    """Make a full copy of an image; what an earlier attempt made is made anew."""
+    """Make a full copy of an image, in the wanted format; what an earlier attempt made is made anew."""
     capacity = capacity_of(wish, image)
+    format_ = wish.format or image.format
+    # A file can be uploaded as it is; what libvirt must convert has to be in a pool of its own first.
+    if format_ != image.format or wish.secret or wish.flags(format_):
+        return _converted(pool, replace(wish, format=format_), image, claim, capacity)
     check_room(pool, image.file_bytes, wish.name)
-    with pool.lock():
-        found = _claimed(pool, wish.name, claim)
-        if found is not None:
-            found.delete()
-        volume = Volume.create(pool, wish.xml(image.size_bytes, format_=image.format), wish.name)
+    volume = _fresh(pool, wish, claim, image.size_bytes, format_)
     with _whole(volume):
         volume.upload(image.path)
-        volume.grow(capacity)
+        volume.grow(capacity, thick=wish.thick(format_))
+    return volume
+
+
+def _converted(pool: Pool, wish: Wish, image: Image, claim: Claim, capacity: int) -> Volume:
+    check_room(pool, 2 * image.file_bytes, wish.name)
+    with pool.lock():
+        found = claimed(pool, wish.name, claim)
+        base = _base(pool, image)
+        try:
+            return copy(pool, wish, base, found, capacity)
+        finally:
+            _drop_unused(base)
+
+
+def copy(pool: Pool, wish: Wish, source: Volume, found: Volume | None, capacity: int) -> Volume:
+    """Make a full copy of a volume, converted and encrypted as wished, anew if an earlier attempt was ``found``.
+
+    Call with the pool's lock held.
+    """
+    if found is not None:
+        found.delete()
+    volume = Volume.create(pool, wish.xml(capacity), wish.name, wish.flags(), source)
+    with _whole(volume):
+        volume.grow(capacity, thick=wish.thick(wish.format))
     return volume
 
 
 def capacity_of(wish: Wish, image: Image) -> int:
     """Return the size of the disk; raise when it would cut the image."""
     wanted = wish.capacity_bytes or image.size_bytes
-    if wanted < image.size_bytes:
-        raise ImageFailed(
-            "make",
-            f"volume '{wish.name}'",
-            f"{human_size(wanted)} is less than the image's {human_size(image.size_bytes)}",
-            "Give a larger size, or none.",
-        )
+    check_growth("make", f"volume '{wish.name}'", image.size_bytes, wanted, "the image's")
     return wanted
 
 
@@ -211,7 +269,8 @@ def _is_complete(base: Volume, source: Path) -> bool:
 def release_base(pool: Pool, path: str) -> bool:
     """Delete a base image that no overlay needs any more; True when it went."""
     name = Path(path).name
-    if not name.startswith(BASE_PREFIX):
+    if not _BASE_NAME.fullmatch(name):
+        # A volume of the user's, whatever it is called: only ours goes with its last overlay.
         return False
     try:
         with pool.lock():
@@ -225,23 +284,36 @@ def release_base(pool: Pool, path: str) -> bool:
     return True
 
 
-def remove(pool: Pool, name: str, besides: str = "") -> bool:
+def remove(
+    pool: Pool,
+    name: str,
+    besides: str = "",
+    *,
+    look: Users | None = None,
+    wipe: bool = False,
+    complete: bool = True,
+) -> bool:
     """Delete a volume that we made, and its base image with the last overlay; missing is fine.
+
+    ``look``: who uses what, seen already by the operation that removes several. ``wipe``: overwrite it before.
+    ``complete``: False when it is not known that it was ever finished.
 
     Raises:
         InUse: another domain or an overlay needs the volume.
     """
-    volume = _there(pool, name)
-    if volume is None:
-        # Its base image may be there all the same: it was made first, and is nobody's without an overlay.
-        for base in filter(_BASE_NAME.fullmatch, pool.volume_names()):
-            release_base(pool, str(PurePosixPath(pool.path) / base))
-        return False
-    backing = volume.facts().backing
-    volume.delete(besides)
-    if backing:
+    volume, look = _there(pool, name), look or Users(pool.session)
+    backing = volume.facts().backing if volume else ""
+    if volume is not None:
+        volume.delete(besides, look=look, wipe=wipe)
+    if volume is None or not complete:
+        # A base image may be there all the same: it was made first, and is nobody's without an overlay.
+        bases = (str(PurePosixPath(pool.path) / name) for name in pool.volume_names() if _BASE_NAME.fullmatch(name))
+        for base in bases:
+            if not look.overlays(base):
+                release_base(pool, base)
+    elif backing and not look.overlays(backing):
         release_base(pool, backing)
-    return True
+    return volume is not None
 
 
 def _there(pool: Pool, name: str) -> Volume | None:

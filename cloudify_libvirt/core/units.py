@@ -6,12 +6,13 @@ for models that know the path of the field themselves.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import TypeVar
 
-from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.errors import Conflict, InvalidSpec
 
 KIB = 1024
 MIB = 1024**2
@@ -72,6 +73,17 @@ def read_int(value: object) -> int:
     raise ValueError("must be a whole number")
 
 
+def read_seconds(value: object) -> float:
+    """Return the seconds that ``value`` says, more than 0; "0.5" counts."""
+    try:
+        seconds = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ValueError("must be a number of seconds above 0")
+    return seconds
+
+
 def _named(read: Callable[[object], T], value: object, field: str) -> T:
     try:
         return read(value)
@@ -106,6 +118,15 @@ def parse_int(value: object, field: str) -> int:
     return _named(read_int, value, field)
 
 
+def parse_seconds(value: object, field: str) -> float:
+    """Return the seconds that ``value`` says.
+
+    Raises:
+        InvalidSpec: not a number above 0.
+    """
+    return _named(read_seconds, value, field)
+
+
 def to_kib(size_bytes: int) -> int:
     """Return KiB, rounded up."""
     return -(-size_bytes // KIB)
@@ -124,3 +145,10 @@ def human_size(size_bytes: int) -> str:
             break
         size, unit = size / KIB, larger
     return f"{float(size):.1f}".removesuffix(".0") + f" {unit}"
+
+
+def check_growth(action: str, target: str, now_bytes: int, wanted_bytes: int, whose: str = "its") -> None:
+    """Raise ``Conflict`` when the wanted size would cut something off a disk or image."""
+    if wanted_bytes < now_bytes:
+        reason = f"{human_size(wanted_bytes)} is less than {whose} {human_size(now_bytes)}; shrinking would lose data"
+        raise Conflict(action, target, reason, "Give a larger size, or none.")

@@ -5,13 +5,17 @@ libvirt itself deletes a base image under its overlays and shrinks volumes witho
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import parse, stream
-from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing, libvirt_call, unless_gone
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import Conflict, CoreError, ImageFailed, InUse, Missing, libvirt_call
 from cloudify_libvirt.core.pool import Pool
-from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.core.units import check_growth, human_size
+from cloudify_libvirt.core.users import Users
 from cloudify_libvirt.core.wait import retry_busy
 
 
@@ -61,15 +65,30 @@ class Volume:
         return found
 
     @classmethod
-    def create(cls, pool: Pool, xml: str, name: str) -> Volume:
-        """Make the volume; raise ``Conflict`` when the name is taken."""
+    def create(cls, pool: Pool, xml: str, name: str, flags: int = 0, source: Volume | None = None) -> Volume:
+        """Make the volume, with the content of ``source`` if given; raise ``Conflict`` when the name is taken.
+
+        The content is read by format and written by format: a raw copy of a qcow2 volume has what a guest sees.
+        """
 
         def call() -> Any:
-            remedy = "Is there room in the pool?"
-            with libvirt_call("create", label(pool, name), remedy):
-                return pool.handle.createXML(xml, 0)
+            with libvirt_call("create", label(pool, name), "Is there room in the pool?"):
+                if source is None:
+                    return pool.handle.createXML(xml, flags)
+                return pool.handle.createXMLFrom(xml, source.handle, flags)
 
         return cls(pool, retry_busy(call))
+
+    @property
+    def kind(self) -> int:
+        """Return what the volume is to its host: one of libvirt's VIR_STORAGE_VOL_FILE, _BLOCK, _DIR, _NETWORK, ..."""
+        with libvirt_call("read", self.target):
+            return int(self.handle.info()[0])
+
+    def xml(self) -> str:
+        """Return libvirt's description of the volume."""
+        with libvirt_call("read", self.target):
+            return str(self.handle.XMLDesc(0))
 
     def facts(self) -> parse.VolumeFacts:
         """Read the volume's definition."""
@@ -80,56 +99,56 @@ class Volume:
         """Write the content, holes kept."""
         stream.upload(self.pool.session, self.handle, source, self.target)
 
-    def grow(self, capacity_bytes: int) -> None:
-        """Make the volume at least that large; a smaller size is refused, an equal one is fine."""
+    def download(self, destination: Path) -> int:
+        """Write the volume's content to a file of this machine, there whole or not at all; return its bytes.
+
+        The file has holes where the volume has, and is readable by its owner alone. Of an overlay it is only
+        what differs from its base.
+
+        Raises:
+            Conflict: there is such a file.
+            InUse: a running domain writes to the volume meanwhile.
+        """
+        if destination.exists():
+            raise Conflict("write", str(destination), "there is a file already", "Give another destination.")
+        refuse_writers(self, "download")
+        try:
+            with tempfile.NamedTemporaryFile(dir=destination.parent, prefix=f".{destination.name}.") as draft:
+                size = stream.download(self.pool.session, self.handle, draft, self.target)
+                draft.flush()
+                # Fails where somebody made such a file meanwhile; the draft's own name goes with the draft.
+                os.link(draft.name, destination)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ImageFailed("write", str(destination), reason, "Check space and rights there.") from error
+        return size
+
+    def grow(self, capacity_bytes: int, *, thick: bool = False) -> None:
+        """Make a volume that no running domain has that large; a smaller size is refused, an equal one is fine."""
         now = self.facts().capacity_bytes
-        if capacity_bytes < now:
-            reason = f"{human_size(capacity_bytes)} is less than its {human_size(now)}; shrinking would lose data"
-            raise Conflict("resize", self.target, reason, "Give at least the present size, or leave it out.")
+        check_growth("resize", self.target, now, capacity_bytes)
         if capacity_bytes > now:
             with libvirt_call("resize", self.target):
-                self.handle.resize(capacity_bytes, 0)
+                self.handle.resize(capacity_bytes, libvirt.VIR_STORAGE_VOL_RESIZE_ALLOCATE if thick else 0)
 
     def zero(self, length_bytes: int) -> None:
         """Overwrite the first bytes with zeros."""
         stream.zero(self.pool.session, self.handle, length_bytes, self.target)
 
-    def users(self, besides: str = "") -> list[str]:
-        """Return, in words, which domains (but the one with UUID ``besides``) and overlays need the volume."""
-        return [*self._domains(besides), *self._overlays()]
+    def users(self, besides: str = "", look: Users | None = None) -> list[str]:
+        """Return, in words, who (but the domain with UUID ``besides``) needs the volume; ``look``: seen already."""
+        found = (look or Users(self.pool.session)).users_of(self.path, self.pool.name, self.name, besides)
+        return [user.words for user in found]
 
-    def _domains(self, besides: str) -> list[str]:
-        domains = [d for d in self.pool.session.all_domains() if d.UUIDString() != besides]
-        described = ((d.name(), unless_gone(d.XMLDesc, "read", f"domain '{d.name()}'", "")) for d in domains)
-        return [
-            f"domain '{name}'"
-            for name, facts in ((name, parse.domain(xml)) for name, xml in described if xml)
-            if any(self._is(disk) for disk in facts.disks) or self.path in facts.filesystems
-        ]
-
-    def _is(self, disk: parse.DiskFacts) -> bool:
-        return disk.path == self.path or (disk.pool == self.pool.name and disk.volume == self.name)
-
-    def _overlays(self) -> list[str]:
-        with libvirt_call("list the overlays of", self.target):
-            volumes = self.pool.handle.listAllVolumes(0)
-        names = [(volume.name(), volume) for volume in volumes]
-        descriptions = (
-            (name, unless_gone(volume.XMLDesc, "read", label(self.pool, name), "")) for name, volume in names
-        )
-        return [f"volume '{name}'" for name, xml in descriptions if xml and parse.volume(xml).backing == self.path]
-
-    def delete(self, besides: str = "") -> None:
-        """Delete the volume; raise ``InUse`` naming who needs it."""
-        users = self.users(besides)
-        if users:
-            raise InUse(
-                "delete",
-                self.target,
-                f"it is used by {', '.join(users[:5])}",
-                "Remove its users first; it is left as it is.",
-            )
+    def delete(self, besides: str = "", *, look: Users | None = None, wipe: bool = False) -> None:
+        """Delete the volume, overwritten before on wish; raise ``InUse`` naming who needs it."""
+        refuse_users(self, "delete", self.users(besides, look))
+        if wipe and self.facts().format != "dir":
+            stream.wipe(self.pool.session, self.handle, self.target)
+        path = self.path
         retry_busy(self._delete)
+        if look is not None:
+            look.forget(path)
 
     def _delete(self) -> None:
         try:
@@ -137,6 +156,47 @@ class Volume:
                 self.handle.delete(0)
         except Missing:
             return
+
+
+def refuse_users(volume: Volume, action: str, users: list[str]) -> None:
+    """Raise ``InUse`` with the names of those who need the volume, if there are any."""
+    if users:
+        named = list(dict.fromkeys(users))[:5]
+        raise InUse(
+            action,
+            volume.target,
+            f"it is used by {', '.join(named)}",
+            "Remove its users first; it is left as it is.",
+        )
+
+
+def refuse_writers(volume: Volume, action: str) -> None:
+    """Raise ``InUse`` when a running domain writes to the volume: a copy would be of two moments."""
+    writers = [f"running domain '{domain.name()}'" for domain, disk in running_disks(volume) if not disk.readonly]
+    if writers:
+        reason = f"{writers[0]} writes to it"
+        raise InUse(action, volume.target, reason, "Shut it down first, or take a backup of it.")
+
+
+def running_disks(volume: Volume) -> list[tuple[Any, parse.DiskFacts]]:
+    """Return the running domains that have the volume as a disk, each with what it knows of the disk."""
+    session = volume.pool.session
+    found = []
+    for domain in session.all_domains():
+        xml = running_xml(domain)
+        disks = parse.domain(xml).disks if xml else ()
+        found += [
+            (domain, disk)
+            for disk in disks
+            if disk.path == volume.path or (disk.pool, disk.volume) == (volume.pool.name, volume.name)
+        ]
+    return found
+
+
+def running_xml(domain: Any) -> str:
+    """Return the live definition; "" of a domain that is off or gone."""
+    with libvirt_call("read", f"domain '{domain.name()}'"):
+        return str(domain.XMLDesc(0)) if domain.isActive() else ""
 
 
 def label(pool: Pool, name: str) -> str:

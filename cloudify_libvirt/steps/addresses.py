@@ -29,7 +29,7 @@ def write(request: Request, cards: list[Interface]) -> None:
     first = addresses.first_address(cards) or addresses.first_address(cards, IPV6)
     if not first:
         return
-    user = (request.record.get("params") or {}).get("ssh_user")
+    user = (request.record.get("params") or {}).get("ssh_user") or request.record.get("image_user")
     request.record.assign(
         ssh_command=f"ssh {user}@{first}" if user else None,
         ip=first,

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from cloudify_libvirt.binding import claim, find_external
-from cloudify_libvirt.core import preflight, readiness, states
+from cloudify_libvirt.core import parse, preflight, readiness, states
 from cloudify_libvirt.core.console import remove_log
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, TimedOut
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.parse import DomainFacts
+from cloudify_libvirt.core.spec.hardware_variables import serial_logs
 from cloudify_libvirt.core.units import parse_bool, parse_int
 from cloudify_libvirt.engine import queued_operations
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, machine, parts
+from cloudify_libvirt.steps import addresses, keeping, machine, parts, snapshot, update
 
 ADDRESS_TIMEOUT_S = 300
 SHUTDOWN_TIMEOUT_S = 60
@@ -25,16 +26,17 @@ _START_ONLY = frozenset({"start", "restart", "execute_operation"})
 
 
 def check(request: Request) -> None:
-    """Refuse what cannot work, before anything is made."""
-    if not request.external:
-        _ = request.draft
-        Domain.check_free(request.session, request.name, request.params["instance_uuid"])
+    """Refuse a name that is taken."""
+    Domain.check_free(request.session, request.name, request.params["instance_uuid"])
 
 
 def create(request: Request) -> None:
     """Record the merged parameters, with MACs filled in; scripts may rewrite them before ``configure``."""
+    # Both are recorded as they are read: they may be inputs of this operation alone.
+    _ = (request.params, request.uri)
     if request.external:
-        _ = (request.params, request.uri)
+        if request.resource_id:
+            request.record.assign(resource_id=request.resource_id)
         return
     machine.fill_macs(request)
 
@@ -44,9 +46,14 @@ def configure(request: Request) -> None:
     if request.external and find_external(Domain, request):
         return
     plan = machine.plan(request)
-    claim(Domain, request)
+    xml = machine.xml(request, plan)
+    _check_host(request, plan)
+    choice, console = plan.choice, parse.domain(xml).console_log
+    request.record.assign(accelerator=choice.why, domain_type=choice.domain_type, console_log=console)
+    request.record.assign(serial_logs=serial_logs(request.spec, plan.uuid))
+    claim(Domain, request, keeping.domain(request, plan))
     try:
-        _make(request, plan)
+        _make(request, plan, xml)
     except CoreError as error:
         if not error.retryable:
             _undo(request, plan)
@@ -54,7 +61,12 @@ def configure(request: Request) -> None:
 
 
 def _undo(request: Request, plan: machine.Plan) -> None:
-    """Remove what was made for a domain that is not there; what fails now is left for ``delete``."""
+    """Remove what was made for a domain that is not there; what fails now is left for ``delete``.
+
+    What an earlier install left may hold what a guest wrote: it stays.
+    """
+    if request.record.get("adopted"):
+        return
     try:
         if Domain.find_by_uuid(request.session, plan.uuid) is None:
             parts.remove(request, besides=plan.uuid)
@@ -62,14 +74,10 @@ def _undo(request: Request, plan: machine.Plan) -> None:
         request.record.warn(f"something made for domain '{request.name}' is left until uninstall: {error}")
 
 
-def _make(request: Request, plan: machine.Plan) -> None:
-    xml = machine.xml(request, plan)
-    _check_host(request, plan)
+def _make(request: Request, plan: machine.Plan, xml: str) -> None:
     parts.make(request, plan)
     domain = Domain.define(request.session, xml, request.name, plan.uuid)
     domain.autostart(request.spec.autostart)
-    console = domain.facts().console_log
-    request.record.assign(accelerator=plan.choice.why, domain_type=plan.choice.domain_type, console_log=console)
     request.record.note(f"defined {domain.target} ({plan.choice.domain_type}: {plan.choice.why})")
 
 
@@ -77,6 +85,7 @@ def _check_host(request: Request, plan: machine.Plan) -> None:
     """Refuse what the guest could not start with, while nothing is made yet."""
     label = Domain.label(request.name, request.session)
     preflight.check_paths(request.session, machine.foreign_paths(request), [part.path for part in plan.parts], label)
+    machine.check_hardware(request, plan, label)
     if request.session.driver == "qemu" and request.spec.has_memory:
         preflight.check_memory(request.session, request.spec.memory_kib, label)
 
@@ -88,12 +97,19 @@ def start(domain: Domain, request: Request) -> None:
         _check_networks(domain, facts)
         if domain.session.driver == "qemu":
             preflight.check_memory(domain.session, domain.memory_kib, domain.target)
-        request.record.put(stale_leases=readiness.stale_leases(domain))
+        # Before it starts, as a killed operation must not take a lease of the last boot for one of this.
+        request.record.put(
+            stale_leases=readiness.stale_leases(domain, facts.interfaces),
+            started_at=time.time(),
+            shutdown_asked_at=None,
+        )
         domain.start()
         console = f", console log {facts.console_log}" if facts.console_log else ""
         request.record.note(f"started {domain.target}{console}")
-    # Also where it runs already: the time to wait for addresses begins now.
-    request.record.put(started_at=time.time(), shutdown_asked_at=None)
+        update.settle(request)
+    else:
+        # The time to wait for addresses begins now.
+        request.record.put(started_at=time.time(), shutdown_asked_at=None)
     if request.ctx.workflow_id in _START_ONLY:
         _wait_here(domain, request)
 
@@ -120,11 +136,12 @@ def get_state(domain: Domain, request: Request, queued: Callable[[], int | None]
         GuestFailed: the guest ended.
         TimedOut: it has no address by its deadline.
     """
+    if not request.record.get("started_at"):
+        # Its start is mapped to another function, such as update: it need not run.
+        return True
     params = request.record.get("params") or {}
     if not parse_bool(params.get("wait_for_ip") or False, "wait_for_ip") or not domain.facts().interfaces:
         return _runs(domain)
-    if not request.record.get("started_at"):
-        request.record.put(started_at=time.time())
     begin = float(request.record.get("started_at"))
     allowed = _seconds(params, "address_timeout_s", ADDRESS_TIMEOUT_S)
     turn_s = min(readiness.TURN_S, max(0.0, begin + allowed - time.time()))
@@ -165,7 +182,6 @@ def stop(domain: Domain, request: Request) -> None:
     # Guests that were all asked before have their time together, not one after the other.
     gone_s = max(0.0, time.time() - float(asked_at)) if asked_at else 0.0
     domain.stop(max(0.0, _seconds(params, "shutdown_timeout_s", SHUTDOWN_TIMEOUT_S) - gone_s))
-    request.record.assign(shutdown_asked_at=None)
     if request.record.get("ip"):
         request.record.assign(ip=None)
 
@@ -175,10 +191,13 @@ def delete(domain: Domain | None, request: Request) -> None:
     uuid = str(request.record.get("uuid") or "")
     if domain is not None:
         readiness.forget(domain)
+        snapshot.collect_files(domain, request)
         domain.destroy()
         domain.undefine()
     if uuid:
-        remove_log(request.session, str(request.record.get("console_log") or ""))
+        snapshot.remove_files(request, uuid)
+        for log in (request.record.get("console_log"), *(request.record.get("serial_logs") or ())):
+            remove_log(request.session, str(log or ""))
     parts.remove(request, besides=uuid)
 
 

@@ -12,15 +12,23 @@ from cloudify_libvirt.request import Request
 def create(request: Request) -> None:
     """Build the image and write it into the volume, which grows when it is too small."""
     spec = request.spec
-    image = build_iso(_contents(request), vol_ident=spec.vol_ident, sys_ident=spec.sys_ident)
+    data = image(request)
     volume = Volume.get(active_pool(request.session, spec.pool), spec.volume)
-    if volume.facts().capacity_bytes < len(image):
-        volume.grow(len(image))
-    volume.upload(image)
+    if volume.facts().capacity_bytes < len(data):
+        volume.grow(len(data))
+    volume.upload(data)
+    # What is not in the properties, nobody can write again.
+    request.record.assign(by_input="files" in (request.inputs.get("params") or {}))
     count = len(spec.files) + len(spec.files_raw)
-    request.record.note(f"wrote {count} files ({human_size(len(image))}) to {volume.target}")
+    request.record.note(f"wrote {count} files ({human_size(len(data))}) to {volume.target}")
 
 
 def _contents(request: Request) -> dict[str, bytes]:
     texts = {path: text.encode("utf-8") for path, text in request.spec.files.items()}
     return {**texts, **{path: request.resource(name) for path, name in request.spec.files_raw.items()}}
+
+
+def image(request: Request) -> bytes:
+    """Return the image that is to be in the volume; the same contents give the same bytes."""
+    spec = request.spec
+    return build_iso(_contents(request), vol_ident=spec.vol_ident, sys_ident=spec.sys_ident)

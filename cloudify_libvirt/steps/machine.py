@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
-from cloudify_libvirt.core import accelerator, parse, preflight, storage
+from cloudify_libvirt.core import accelerator, hardware, parse, preflight, storage
 from cloudify_libvirt.core.accelerator import Choice
-from cloudify_libvirt.core.errors import Conflict, InvalidSpec
+from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec
 from cloudify_libvirt.core.identity import normalise_mac, scoped_name
 from cloudify_libvirt.core.image import Image
+from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec import Disk
 from cloudify_libvirt.core.spec.variables import DomainFacts
-from cloudify_libvirt.core.volume import Volume
+from cloudify_libvirt.core.urls import public_url
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps.disk_source import with_path
 from cloudify_libvirt.steps.images import fetch
 
 # The only domain type that these drivers have; others (qemu) choose between several.
@@ -48,27 +51,33 @@ class Plan:
     reservations: tuple[tuple[str, str, str], ...]
 
 
-def fill_macs(request: Request) -> None:
-    """Give every interface a MAC: the user's, the recorded one, or a derived one that is free."""
+def fill_macs(request: Request, taken: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Give every interface a MAC: the user's, the recorded one, or a derived one that is free.
+
+    ``taken`` holds who has which MAC, in words; without it nothing is compared, as in ``create``: what counts is who
+    has it when the domain is defined.
+
+    Raises:
+        Conflict: the user's MAC is taken.
+    """
     networks = [dict(entry) for entry in request.params.get("networks") or []]
-    label = f"domain '{request.name}' on {request.uri}"
-    uuid = str(request.params["instance_uuid"])
-    taken = preflight.taken_macs(request.session, uuid)
     used = {normalise_mac(str(entry["mac"])) for entry in networks if entry.get("mac")}
-    for mac in used & set(taken):
-        raise Conflict(
-            "define",
-            label,
-            f"MAC {mac} belongs to {taken[mac]}",
-            "Give the interface another mac, or leave it out to get a free one.",
-        )
     for position, entry in enumerate(networks):
-        if not entry.get("mac"):
-            entry["mac"] = _free_mac(request, position, set(taken) | used)
+        mac = normalise_mac(str(entry["mac"])) if entry.get("mac") else ""
+        if mac in taken and mac != request.identity.mac(position, 0):
+            raise Conflict(
+                "define",
+                f"domain '{request.name}' on {request.uri}",
+                f"MAC {mac} belongs to {taken[mac]}",
+                "Give the interface another mac, or leave it out to get a free one.",
+            )
+        if not mac or mac in taken:
+            entry["mac"] = _free_mac(request, position, taken.keys() | used)
             used.add(entry["mac"])
-    request.params["networks"] = networks
-    request.record.assign(params={**(request.record.get("params") or {}), "networks": networks})
-    request.__dict__.pop("spec", None)
+    if networks != (request.params.get("networks") or []):
+        request.params["networks"] = networks
+        request.record.assign(params={**(request.record.get("params") or {}), "networks": networks})
+        request.__dict__.pop("spec", None)
 
 
 def _free_mac(request: Request, position: int, taken: set[str]) -> str:
@@ -78,10 +87,10 @@ def _free_mac(request: Request, position: int, taken: set[str]) -> str:
 
 def plan(request: Request) -> Plan:
     """Decide everything; the image is fetched, as its format and size matter."""
-    fill_macs(request)
+    fill_macs(request, preflight.taken_macs(request.session, str(request.params["instance_uuid"])))
     spec = request.spec
     choice = _choice(request)
-    image = fetch(request, spec.image.source, spec.image.checksum, spec.image.format) if spec.image else None
+    image = fetch(request, spec.image) if spec.image else None
     return Plan(
         uuid=str(request.params["instance_uuid"]),
         choice=choice,
@@ -92,7 +101,31 @@ def plan(request: Request) -> Plan:
     )
 
 
-def _choice(request: Request) -> Choice:
+def as_recorded(request: Request) -> Plan:
+    """Return the plan of a domain that was made: what was decided then stays, and nothing is fetched or measured."""
+    kept = (request.record.get("params") or {}).get("networks") or []
+    cards = request.params.get("networks") or []
+    macs = [card.get("mac") for card in kept] + [None] * len(cards)
+    request.params["networks"] = [{**card, "mac": card.get("mac") or mac} for card, mac in zip(cards, macs, strict=False)]
+    fill_macs(request)
+    spec = request.spec
+    return Plan(
+        uuid=str(request.record.get("uuid")),
+        choice=_choice(request, str(request.record.get("domain_type") or "")),
+        hostname=_hostname(request),
+        image=None,
+        parts=tuple(_recorded_part(request, entry) for entry in request.record.get("made") or []),
+        reservations=tuple((card.mac, card.network, card.ip) for card in spec.networks if card.ip),
+    )
+
+
+def _recorded_part(request: Request, entry: Mapping[str, str]) -> Part:
+    pool = Pool.find(request.session, entry["pool"])
+    directory = pool.path if pool else ""
+    return Part(entry["kind"], entry["pool"], entry["name"], str(PurePosixPath(directory) / entry["name"]))
+
+
+def _choice(request: Request, decided: str = "") -> Choice:
     spec, session = request.spec, request.session
     only = _DRIVER_TYPES.get(session.driver)
     if only:
@@ -100,7 +133,9 @@ def _choice(request: Request) -> Choice:
     if not spec.modern or spec.domain_type not in ("qemu", "kvm"):
         why = f"domain_type: {spec.domain_type} was asked for"
         return Choice(spec.domain_type, spec.wanted_cpu_mode or "none", why)
-    return accelerator.choose(session, "kvm" if spec.domain_type == "kvm" else spec.accelerator)
+    asked = "kvm" if spec.domain_type == "kvm" else spec.accelerator
+    known = {"kvm": "kvm", "qemu": "tcg"}.get(decided)
+    return accelerator.choose(session, known if known and asked == "auto" else asked)
 
 
 def _hostname(request: Request) -> str:
@@ -138,7 +173,7 @@ def _root_format(spec: Any, image: Image) -> str:
     if image.format == "tar":
         raise InvalidSpec(
             "boot",
-            f"image {spec.image.source}",
+            f"image {public_url(spec.image.source)}",
             "it is the root file system of a container",
             "Give a disk image (qcow2 or raw), or a container's URI (lxc:///system).",
         )
@@ -149,7 +184,7 @@ def _require_tar(image: Image, source: str) -> None:
     if image.format != "tar":
         raise InvalidSpec(
             "run",
-            f"image {source} as a container",
+            f"image {public_url(source)} as a container",
             f"it is a {image.format} disk image",
             "Give a tar archive of a root file system.",
         )
@@ -175,6 +210,27 @@ def xml(request: Request, plan: Plan) -> str:
         mark=request.mark,
     )
     return request.render("domain.xml.j2", "domain", facts)
+
+
+def check_hardware(request: Request, plan: Plan, label: str) -> None:
+    """Refuse what the host cannot give to this guest; of a user's template only the hypervisor can judge."""
+    if request.has_own_template:
+        return
+    hardware.check(request.session, request.spec, _platform(request, plan.choice), label)
+
+
+def lacking_hardware(request: Request, label: str) -> Iterator[CoreError]:
+    """Yield all that the host cannot give to this guest."""
+    yield from hardware.lacking(request.session, request.spec, _platform(request, _choice(request)), label)
+
+
+def _platform(request: Request, choice: Choice) -> hardware.Platform:
+    return hardware.Platform(
+        domain_type=choice.domain_type,
+        arch=request.spec.arch or _arch(request),
+        machine=request.spec.machine or _machine(request),
+        cpu_mode=request.spec.wanted_cpu_mode or choice.cpu_mode,
+    )
 
 
 def _machine(request: Request) -> str:
@@ -203,22 +259,13 @@ def _disks(request: Request, plan: Plan) -> Iterator[Disk]:
     if "root" in own:
         yield Disk.model_validate({"file": own["root"].path, "type": PurePosixPath(own["root"].name).suffix[1:]})
     for disk in request.spec.disks:
-        yield _with_path(request, disk)
+        yield with_path(request, disk, request.spec.pool)
     if "seed" in own:
         yield Disk(file=own["seed"].path, type="raw", device="cdrom", readonly=True)
 
 
 def foreign_paths(request: Request) -> list[str]:
     """Return the disks that the user named by path or volume, not those made for the domain."""
-    return [disk.file for disk in (_with_path(request, disk) for disk in request.spec.disks) if disk.file]
-
-
-def _with_path(request: Request, disk: Disk) -> Disk:
-    """Return the disk with the path and format of its volume; without a volume, as it is."""
-    if not disk.volume:
-        return disk
-    pool = storage.active_pool(request.session, disk.pool or request.spec.pool)
-    facts = Volume.get(pool, disk.volume).facts()
-    # libvirt calls what looks like a CD-ROM iso; for the hypervisor that is raw.
-    format_ = disk.type or ("raw" if facts.format == "iso" else facts.format)
-    return disk.model_copy(update={"file": facts.path, "type": format_, "pool": None, "volume": None})
+    return [
+        disk.file for disk in (with_path(request, disk, request.spec.pool) for disk in request.spec.disks) if disk.file
+    ]

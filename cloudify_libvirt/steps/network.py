@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from cloudify_libvirt.binding import claim, find_external
 from cloudify_libvirt.core import network as host_networks
-from cloudify_libvirt.core.errors import Conflict
+from cloudify_libvirt.core.errors import Conflict, InvalidSpec
 from cloudify_libvirt.core.hostlock import host_lock
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.session import Session
@@ -12,16 +14,16 @@ from cloudify_libvirt.core.spec import NetworkSpec
 from cloudify_libvirt.core.spec.variables import NetworkFacts
 from cloudify_libvirt.request import Request
 
-# Forward modes in which the named bridge or interface is the host's own, not one that libvirt makes.
-_HOST_BRIDGES = frozenset({"bridge", "private", "vepa", "passthrough", "hostdev"})
+
+def check_name(request: Request) -> None:
+    """Refuse a name that is taken."""
+    Network.check_free(request.session, request.name, request.params["instance_uuid"])
 
 
-def check(request: Request) -> None:
-    """Refuse what cannot work, before anything is made."""
-    if not request.external:
-        uuid = request.params["instance_uuid"]
-        Network.check_free(request.session, request.name, uuid)
-        _check_collisions(request.session, request.draft, uuid, Network.label(request.name, request.session))
+def check_place(request: Request) -> None:
+    """Refuse a bridge or subnets that are taken, and devices that the host lacks."""
+    label = Network.label(request.name, request.session)
+    _check_collisions(request.session, request.draft, request.params["instance_uuid"], label)
 
 
 def create(request: Request) -> None:
@@ -40,34 +42,56 @@ def create(request: Request) -> None:
 
 
 def _facts(request: Request, uuid: str) -> NetworkFacts:
-    """Return the subnet and the bridge's name, both checked against the host."""
+    """Return the subnets and the bridge's name, checked against the host."""
     spec, session, label = request.spec, request.session, Network.label(request.name, request.session)
     _check_collisions(session, spec, uuid, label)
-    cidr = spec.cidr or ""
+    cidr, cidr6 = spec.cidr or "", spec.cidr6 or ""
     if cidr == "auto":
         cidr = request.record.get("cidr") or host_networks.free_subnet(session, uuid, int(uuid[:8], 16), label)
+    if cidr6 == "auto":
+        cidr6 = request.record.get("cidr6") or host_networks.free_subnet6(session, uuid, int(uuid[-10:], 16), label)
+    _check_inside(spec.expanded(cidr, cidr6), label)
     bridge = spec.dev or _free_bridge(request, uuid, spec)
-    request.record.put(cidr=cidr, bridge=bridge)
-    return NetworkFacts(uuid=uuid, bridge=bridge, cidr=cidr, mark=request.mark)
+    request.record.put(cidr=cidr, cidr6=cidr6, bridge=bridge)
+    return NetworkFacts(uuid=uuid, bridge=bridge, cidr=cidr, cidr6=cidr6, mark=request.mark)
+
+
+def _check_inside(full: NetworkSpec, label: str) -> None:
+    """Raise when a fixed address or a route is outside of the subnets that were chosen."""
+    subnets = ", ".join(str(entry.reach) for entry in full.ips) or "none"
+    served = [host["ip"] for entry in full.ips for host in full.hosts_of(entry)]
+    outside = [host.ip for host in full.hosts if host.ip not in served]
+    reached = [entry.reach for entry in full.ips]
+    outside += [one.via for one in full.routes if not any(ipaddress.ip_address(one.via) in net for net in reached)]
+    if outside:
+        reason = f"{outside[0]} is outside of its subnets ({subnets})"
+        raise InvalidSpec("define", label, reason, "Give a certain cidr and cidr6 instead of auto.")
 
 
 def _check_collisions(session: Session, spec: NetworkSpec, uuid: str, label: str) -> None:
     mine = Network.find_by_uuid(session, uuid)
     if mine is not None and mine.active:
         return
-    if spec.dev and not _uses_host_bridge(spec):
+    if not spec.linux_bridge:
+        _check_host(session, spec, label)
+        return
+    if spec.dev:
         host_networks.check_bridge(session, uuid, spec.dev, label)
-    if spec.cidr != "auto":
-        full = spec.expanded(spec.cidr) if spec.cidr else spec
-        host_networks.check_subnets(session, uuid, [entry.reach for entry in full.ips], label)
+    full = spec.expanded(*(cidr if cidr != "auto" else "" for cidr in (spec.cidr or "", spec.cidr6 or "")))
+    host_networks.check_subnets(session, uuid, [entry.reach for entry in full.ips], label)
+    host_networks.check_routes(session, uuid, [ipaddress.ip_network(route.to) for route in spec.routes], label)
 
 
-def _uses_host_bridge(spec: NetworkSpec) -> bool:
-    return any(forward.mode in _HOST_BRIDGES for forward in spec.forwards)
+def _check_host(session: Session, spec: NetworkSpec, label: str) -> None:
+    """Raise when the host lacks the bridge or the devices that the network stands on."""
+    if spec.dev:
+        host_networks.check_host_bridge(session, spec.dev, openvswitch=spec.virtualport is not None, label=label)
+    for forward in spec.forwards:
+        host_networks.check_devices(session, [*forward.devices, *([forward.pf] if forward.pf else [])], label)
 
 
 def _free_bridge(request: Request, uuid: str, spec: NetworkSpec) -> str:
-    if _uses_host_bridge(spec):
+    if not spec.linux_bridge:
         return ""
     recorded = request.record.get("bridge")
     if recorded:

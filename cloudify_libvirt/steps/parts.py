@@ -6,14 +6,12 @@ Each is written to the journal before it is made, and removed from what the jour
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
-from cloudify_libvirt.core import storage
-from cloudify_libvirt.core.errors import CoreError, InUse, Unsupported
+from cloudify_libvirt.core import removal, storage
+from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.media import build_iso, nocloud_files
 from cloudify_libvirt.core.network import Network
-from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.rootfs import extract_root
 from cloudify_libvirt.core.storage import Claim, Wish
 from cloudify_libvirt.core.volume import Volume
@@ -46,8 +44,16 @@ def _root(request: Request, plan: Plan, part: Part) -> None:
     if filled.get(part.name) and Volume.find(pool, part.name) is not None:
         return
     make_volume = storage.overlay if part.mode == "overlay" else storage.clone
-    make_volume(pool, Wish(part.name, part.capacity_bytes, "qcow2"), plan.image, _claim(request, part))
-    request.record.put(filled={**filled, part.name: True})
+    # A clone keeps the image's format, which the part's name says.
+    wish = Wish(part.name, part.capacity_bytes, "qcow2" if part.mode == "overlay" else "")
+    make_volume(pool, wish, plan.image, _claim(request, part))
+    _filled(request, part, plan.image)
+
+
+def _filled(request: Request, part: Part, image: Image) -> None:
+    filled, origin = request.record.get("filled") or {}, request.record.get("origin") or {}
+    done = {**origin, part.name: image.sha256}
+    request.record.put(filled={**filled, part.name: True}, origin=done)
 
 
 def _seed(request: Request, plan: Plan, part: Part) -> None:
@@ -66,7 +72,7 @@ def _rootfs(request: Request, plan: Plan, part: Part) -> None:
     assert plan.image is not None
     pool = storage.active_pool(request.session, part.pool)
     filled = request.record.get("filled") or {}
-    directory = _local_directory(pool, part.name)
+    directory = removal.local_directory(pool, part.name)
     if filled.get(part.name):
         return
     with pool.lock():
@@ -81,66 +87,23 @@ def _rootfs(request: Request, plan: Plan, part: Part) -> None:
         plan.image.path, directory, {f"{SEED_DIRECTORY}/{n}": d for n, d in _seed_files(request, plan).items()}
     )
     pool.refresh()
-    request.record.put(filled={**filled, part.name: True})
-
-
-def _local_directory(pool: Pool, name: str) -> Path:
-    if not pool.session.is_local:
-        raise Unsupported(
-            "make",
-            f"the root of a container on {pool.session.uri}",
-            "its files can only be unpacked on the hypervisor's own machine",
-            "Run cfy there, or give disks: [{file: DIRECTORY}] that exists on that host.",
-        )
-    return Path(pool.path) / name
+    _filled(request, part, plan.image)
 
 
 def _reserve(request: Request, plan: Plan, mac: str, network: str, ip: str) -> None:
     entry = {"network": network, "mac": mac, "ip": ip}
     recorded = list(request.record.get("reservations") or [])
+    found = Network.get(request.session, network)
     if entry not in recorded:
+        if found.reserved(mac, ip):
+            # Whoever made the network wished it so: it is not ours to release.
+            return
         request.record.put(reservations=[*recorded, entry])
-    Network.get(request.session, network).reserve(mac, ip, plan.hostname)
+    found.reserve(mac, ip, plan.hostname)
 
 
 def remove(request: Request, besides: str) -> None:
     """Remove what the journal says was made; what others use stays, with a warning that names them."""
-    for entry in request.record.get("reservations") or []:
-        network = Network.find(request.session, entry["network"])
-        if network is not None:
-            network.release(entry["mac"], entry["ip"])
-    for entry in reversed(request.record.get("made") or []):
-        _remove_volume(request, entry, besides)
-    request.record.assign(made=[], reservations=[], filled={})
-
-
-def _remove_volume(request: Request, entry: dict[str, Any], besides: str) -> None:
-    pool = Pool.find(request.session, entry["pool"])
-    if pool is None or pool.vanished:
-        return
-    pool.start()
-    try:
-        if entry["kind"] == "rootfs":
-            _remove_directory(pool, entry["name"], besides)
-        else:
-            storage.remove(pool, entry["name"], besides)
-    except InUse as error:
-        request.record.warn(f"left volume '{entry['name']}' alone: {error.reason}")
-
-
-def _remove_directory(pool: Pool, name: str, besides: str) -> None:
-    directory = _local_directory(pool, name)
-    if not directory.exists():
-        return
-    pool.refresh()
-    volume = Volume.find(pool, name)
-    users = volume.users(besides) if volume else []
-    if users:
-        raise InUse(
-            "delete", f"directory {directory}", f"it is used by {', '.join(users[:5])}", "Remove its users first."
-        )
-    try:
-        shutil.rmtree(directory)
-    except OSError as error:
-        raise CoreError("delete", f"directory {directory}", str(error), "Is the container still running?") from error
-    pool.refresh()
+    removal.release(request.session, request.record.get("reservations") or [])
+    removal.remove_parts(request.session, request.record.get("made") or [], besides, request.record.warn)
+    request.record.assign(made=[], reservations=[], filled={}, origin={})

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from cloudify_libvirt.core import storage
+from cloudify_libvirt.adoption import adopt
+from cloudify_libvirt.core import derived, growth, storage
 from cloudify_libvirt.core.errors import CoreError, InUse, Missing
 from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.spec import VolumeSpec
 from cloudify_libvirt.core.storage import Claim, Wish
-from cloudify_libvirt.core.units import MIB, to_mib_rounded_up
-from cloudify_libvirt.core.volume import Volume
+from cloudify_libvirt.core.units import MIB, human_size, parse_bool, parse_int, to_mib_rounded_up
+from cloudify_libvirt.core.volume import Volume, refuse_writers, running_disks
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import keeping, volume_key
 from cloudify_libvirt.steps.images import fetch
-
-
-def check(request: Request) -> None:
-    """Refuse what cannot work, before anything is made."""
-    if not request.external:
-        _ = (request.draft, request.session)
 
 
 def create(request: Request) -> None:
@@ -24,15 +21,27 @@ def create(request: Request) -> None:
     pool = storage.active_pool(request.session, request.wanted_pool)
     if request.external and _found(pool, request):
         return
-    mine = request.record.get("resource_id") == request.name
-    if mine and request.record.get("filled"):
+    if not request.record.get("resource_id") and adopt(request, keeping.volume(request, pool)):
+        _take_over(request, pool)
+    # A name alone may have been written by a script; that we made it says what is recorded with the claim.
+    filled = request.record.get("filled")
+    mine = request.record.get("resource_id") == request.name and filled is not None
+    if mine and filled:
         return
     try:
         _make(pool, request, _claim(pool, request, mine))
     except CoreError as error:
         if not error.retryable and not mine:
-            request.record.put(resource_id=None)
+            volume_key.forget(request)
+            request.record.put(resource_id=None, secret=None)
         raise
+
+
+def _take_over(request: Request, pool: Pool) -> None:
+    """Record of a finished volume what ``_make`` would have."""
+    if request.record.get("filled"):
+        size = _recorded_size(request, fetch(request, request.spec.origin)) if request.spec.url else None
+        _record(request, Volume.get(pool, request.name), pool, size, filled=True)
 
 
 def _found(pool: Pool, request: Request) -> bool:
@@ -55,26 +64,48 @@ def _claim(pool: Pool, request: Request, mine: bool) -> Claim:
 
 
 def _make(pool: Pool, request: Request, claim: Claim) -> None:
-    content = request.spec.content
-    if content is None:
-        volume = storage.empty(pool, _wish(request, request.spec.format or "raw", None), claim)
-        _record(request, volume, pool, filled=True)
-        return
-    image = fetch(request, content.source, content.checksum, content.format)
-    make = storage.overlay if content.mode == "overlay" else storage.clone
-    volume = make(pool, _wish(request, "qcow2", content.size), image, claim)
-    _record(request, volume, pool, _recorded_size(request, image), filled=True)
+    spec, secret = request.spec, volume_key.prepare(request, pool)
+    recorded_size: dict[str, int] = {}
+    origin = keeping.origin_of(spec, None)
+    if spec.origin:
+        image = fetch(request, spec.origin)
+        origin = keeping.origin_of(spec, image)
+        make = storage.overlay if spec.is_overlay else storage.clone
+        volume = make(pool, _wish(request, "qcow2" if spec.is_overlay else "", secret), image, claim)
+        recorded_size = _recorded_size(request, image)
+    elif spec.source_volume:
+        source = Volume.get(_pool_of_source(request, pool), spec.source_volume.volume)
+        derive = derived.overlay_of if spec.is_overlay else derived.clone_of
+        volume = derive(pool, _wish(request, "", secret), source, claim)
+    elif spec.content is not None:
+        with derived.in_memory(spec.content, whole_sectors=spec.format == "qcow2") as image:
+            volume = storage.clone(pool, _wish(request, "raw"), image, claim)
+    else:
+        volume = storage.empty(pool, _wish(request, "raw", secret), claim)
+    _record(request, volume, pool, recorded_size, filled=True, origin=origin or None)
 
 
-def _wish(request: Request, format_: str, size_bytes: int | None) -> Wish:
+def _pool_of_source(request: Request, pool: Pool) -> Pool:
+    name = request.spec.source_volume.pool
+    return storage.active_pool(request.session, name) if name else pool
+
+
+def _wish(request: Request, format_: str, secret: str = "") -> Wish:
+    """Return what to make; ``format_`` where the user names none, "" for that of the source."""
     spec = request.spec
     return Wish(
         request.name,
-        size_bytes or spec.capacity_bytes,
-        format_,
+        _wanted_bytes(spec),
+        spec.format or format_,
         spec.allocation_bytes,
         lambda facts: request.render("volume.xml.j2", "storagevol", facts),
+        spec.preallocation,
+        secret,
     )
+
+
+def _wanted_bytes(spec: VolumeSpec) -> int | None:
+    return (spec.origin.size if spec.origin else None) or spec.capacity_bytes
 
 
 def _recorded_size(request: Request, image: Image) -> dict[str, int]:
@@ -105,29 +136,76 @@ def find(request: Request) -> Volume | None:
 
 
 def start(request: Request) -> None:
-    """Overwrite the asked part with zeros, once; contents were written when the volume was made."""
-    if request.external or not request.record.get("resource_id") or request.record.get("wiped"):
+    """Give the host the key that it lost; overwrite the asked part with zeros, once. Contents are there already."""
+    if request.external or not request.record.get("resource_id"):
         return
+    if request.record.get("secret"):
+        volume_key.bring_back(request, _existing(request, "unlock"))
+    if request.record.get("wiped"):
+        return
+    if request.draft.zero_wipe:
+        _zero(request, _existing(request, "zero"))
+    # Also where nothing was asked for: from now on there may be data.
+    request.record.put(wiped=True)
+
+
+def _zero(request: Request, volume: Volume) -> None:
     spec = request.draft
-    if not spec.zero_wipe:
-        return
+    if not spec.sources and spec.format in (None, "raw"):
+        refuse_writers(volume, "zero")
+        volume.zero(min(spec.allocation * MIB, volume.facts().capacity_bytes))
+
+
+def _existing(request: Request, action: str) -> Volume:
     volume = find(request)
     if volume is None:
-        raise Missing("zero", f"the volume of {request.label}", "it is gone", "Install the node again.")
-    if spec.content is None and spec.format in (None, "raw"):
-        volume.zero(min(spec.allocation * MIB, volume.facts().capacity_bytes))
-    request.record.put(wiped=True)
+        raise Missing(action, f"the volume of {request.label}", "it is gone", "Install the node again.")
+    return volume
+
+
+def resize(request: Request) -> None:
+    """Make the volume as large as it should be today: offline, or under the guest that runs with it."""
+    if request.external:
+        request.record.warn(f"{request.label}: the volume is not ours; its size stays")
+        return
+    volume = _existing(request, "resize")
+    wanted = size_of_today(request)
+    if wanted is None:
+        return
+    if not running_disks(volume):
+        # A guest that runs has it open; offline, libvirt opens it with the key.
+        volume_key.bring_back(request, volume)
+    spec = request.draft
+    thick = spec.preallocation in ("falloc", "full") and not spec.encryption and volume.facts().format == "raw"
+    how = growth.grow(volume, wanted, thick=thick)
+    if how:
+        request.record.note(f"{volume.target} has {human_size(wanted)} now ({how})")
+
+
+def size_of_today(request: Request) -> int | None:
+    """Return the size that the user wants; the capacity that was recorded for a ``url`` is not one."""
+    spec = request.draft
+    if not spec.url or spec.size:
+        return _wanted_bytes(spec)
+    given = {**(request.properties.get("params") or {}), **(request.inputs.get("params") or {})}.get("capacity")
+    return parse_int(given, "capacity") * MIB if given else None
 
 
 def delete(request: Request) -> None:
     """Delete the volume, unless somebody else uses it; then it is left, with a warning that names the user."""
-    name = request.record.get("resource_id")
-    if request.external or not name:
+    if request.external:
         return
-    pool = _recorded_pool(request)
-    if pool is None:
+    name, pool = request.record.get("resource_id"), _recorded_pool(request)
+    if name and pool and not _removed(pool, name, request):
         return
+    volume_key.forget(request)
+
+
+def _removed(pool: Pool, name: str, request: Request) -> bool:
     try:
-        storage.remove(pool, name)
+        wipe = parse_bool(request.params.get("wipe_on_delete") or False, "wipe_on_delete")
+        storage.remove(pool, name, wipe=wipe, complete=bool(request.record.get("filled")))
     except InUse as error:
         request.record.warn(f"left volume '{name}' alone: {error.reason}")
+        return False
+    return True

@@ -2,7 +2,9 @@
 
 Inputs:
     url: http(s) or file URL, or a path.
-    checksum: ``sha256:HEX`` or ``sha512:HEX`` of the file at the URL. Give it: then a known image needs no network.
+    checksum: ``sha256:HEX`` or ``sha512:HEX`` of the file at the URL, or the URL of a list such as SHA256SUMS. Give
+        it: then a known image needs no network.
+    format: raw, qcow2 or tar, to have it checked; ``raw`` keeps its content from being looked at.
     destination: absolute path for a copy of this instance's own; without it the image in the cache is used.
 Runtime properties: ``path``, ``format`` (raw, qcow2, tar), ``size_bytes`` (what a guest sees), ``sha256``.
 """
@@ -21,7 +23,7 @@ def download(_own, inputs, record):
     """Fetch, and copy if told; a second run finds everything done."""
     source, checksum = text(inputs, "url"), text(inputs, "checksum", "")
     destination = absolute(inputs, "destination", "")
-    image = ImageCache().fetch(source, checksum=checksum)
+    image = ImageCache().fetch(source, checksum=checksum, format_=text(inputs, "format", ""), warn=record.warn)
     path = destination or image.path
     if destination and not (record.get("destination") == str(destination) and destination.exists()):
         if not _is_copy(destination, image):

@@ -19,7 +19,7 @@ NOTES: tuple[tuple[re.Pattern[str], str], ...] = (
 STEPS = {
     "network_tasks.create": "network",
     "pool_tasks.create": "pool",
-    "domain_tasks.precreate": "checked",
+    "domain_tasks.validate": "checked",
     "domain_tasks.configure": "disk",
     "domain_tasks.prestop": "asked to shut down",
     "domain_tasks.stop": "shutting down",

@@ -83,14 +83,15 @@ def define_network(session: Session, name: str, address: str = "10.99.1.1", brid
 
 
 class CountingInstance(MockNodeInstanceContext):  # type: ignore[misc]
-    """Remembers what was stored at each ``update``."""
+    """Remembers what was stored at each ``update``, and in ``_domains`` which domains there were then."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
         self.stored: list[dict[str, Any]] = []
 
     def update(self) -> None:
-        self.stored.append(dict(self.runtime_properties))
+        there = [handle.name() for handle in connect(URI).connection.listAllDomains()]
+        self.stored.append({**self.runtime_properties, "_domains": there})
 
 
 @dataclass

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
+from cloudify.exceptions import NonRecoverableError
 
+from cloudify_libvirt import network_tasks
 from cloudify_libvirt.core import hostnet
 from cloudify_libvirt.core.errors import Conflict, InvalidSpec, Missing
 from cloudify_libvirt.core.network import (
     AUTO_RANGE,
     Network,
     check_bridge,
+    check_devices,
+    check_host_bridge,
+    check_routes,
     check_subnets,
     free_subnet,
+    free_subnet6,
     taken_bridges,
     taken_subnets,
 )
 from cloudify_libvirt.core.session import Session
-from tests.driver.conftest import define, define_network
+from tests.driver.conftest import Node, define, define_network, network_xml
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
@@ -94,6 +101,39 @@ def test_a_free_subnet_is_the_same_each_time_and_steps_over_taken_ones(session: 
     assert free_subnet(session, NOBODY, len(subnets) + 77, "mine") == str(subnets[78])
 
 
+def test_a_free_ipv6_subnet_is_local_and_steps_over_taken_ones(session: Session) -> None:
+    first = free_subnet6(session, NOBODY, 0x12345678, "mine")
+    assert first == "fd00:1234:5678::/64" == free_subnet6(session, NOBODY, 2**40 + 0x12345678, "mine")
+    xml = network_xml("six", "10.99.1.1", NOBODY).replace(
+        "</network>", "<ip family='ipv6' address='fd00:1234:5678::1' prefix='64'/></network>"
+    )
+    Network.define(session, xml, "six", NOBODY)
+    assert free_subnet6(session, "other", 0x12345678, "mine") == "fd00:1234:5679::/64"
+
+
+def test_a_destination_has_one_route(session: Session) -> None:
+    xml = network_xml("far", "10.99.1.1", NOBODY).replace(
+        "</network>", "<route address='10.98.0.0' prefix='16' gateway='10.99.1.9'/></network>"
+    )
+    Network.define(session, xml, "far", NOBODY)
+    taken = ipaddress.ip_network("10.98.0.0/16")
+    with pytest.raises(Conflict, match=r"a route to 10.98.0.0/16 is there: a route of network 'far'"):
+        check_routes(session, "other", [taken], "mine")
+    check_routes(session, "other", list(taken.subnets()), "mine")
+    with pytest.raises(Conflict, match=r"overlaps with 10.98.0.0/16 of a route of network 'far'"):
+        check_subnets(session, "other", [ipaddress.ip_network("10.98.7.0/24")], "mine")
+
+
+def test_the_hosts_bridges_and_devices_must_be_there(session: Session) -> None:
+    with pytest.raises(Missing, match="cannot use bridge no-such for mine: the host has no such interface"):
+        check_host_bridge(session, "no-such", openvswitch=False, label="mine")
+    with pytest.raises(InvalidSpec, match="cannot use bridge lo for mine: it is not a Linux bridge"):
+        check_host_bridge(session, "lo", openvswitch=False, label="mine")
+    check_host_bridge(session, "lo", openvswitch=True, label="mine")
+    with pytest.raises(Missing, match="cannot use interface no-such for mine"):
+        check_devices(session, ["lo", "no-such"], "mine")
+
+
 def test_reservations_come_and_go(session: Session) -> None:
     network = define_network(session, "net")
     network.start()
@@ -127,3 +167,19 @@ def test_an_address_that_cannot_be_reserved(session: Session) -> None:
 
 def test_a_driver_without_leases_has_none(session: Session) -> None:
     assert Network.get(session, "default").leases("52:54:00:00:00:01") == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"hosts": [{"mac": "52:54:00:00:00:01", "ip": "192.168.50.5"}]},
+        {"cidr6": "auto", "dhcp6": True, "hosts": [{"name": "six", "ip": "fd77::5"}]},
+        {"routes": [{"to": "10.50.0.0/16", "via": "192.168.50.5"}]},
+    ],
+)
+def test_what_is_outside_of_the_chosen_subnet_is_not_dropped(session: Session, more: dict[str, Any]) -> None:
+    node = Node(name="net", params={"name": "net", "cidr": "auto", **more})
+    node.run(network_tasks.validate)
+    with pytest.raises(NonRecoverableError, match=r"is outside of its subnets \(10\..*Give a certain cidr"):
+        node.run(network_tasks.create)
+    assert Network.find(session, "net") is None

@@ -16,7 +16,7 @@ from cloudify_libvirt import domain_tasks, network_tasks, pool_tasks, volume_tas
 from cloudify_libvirt.core.session import Session
 from tests.driver.conftest import Node, define, domain_xml
 
-LIFE = ("precreate", "create", "configure", "start")
+LIFE = ("validate", "create", "configure", "start")
 
 
 def operations() -> Iterator[Any]:
@@ -106,7 +106,7 @@ def test_the_intent_is_stored_before_anything_is_made(session: Session, vm: Node
     install(good, until="configure")
     first = next(snapshot for snapshot in good.stored if snapshot.get("resource_id"))
     assert first["uuid"] == session.connection.lookupByName("good").UUIDString()
-    assert "domain_type" not in first, "what is known only after the definition came later"
+    assert "good" not in first["_domains"]
 
 
 def test_a_killed_configure_is_taken_up_again(session: Session, vm: Node) -> None:
@@ -190,7 +190,7 @@ def test_freeze_may_come_twice(session: Session, vm: Node) -> None:
 def test_an_error_that_may_pass_is_retried(session: Session, vm: Node) -> None:
     vm.properties["libvirt_auth"] = "qemu+unix:///system?socket=/nonexistent/socket"
     with pytest.raises(RecoverableError, match=r"^vm_x0: cannot connect to hypervisor qemu\+unix:///system") as caught:
-        vm.run(domain_tasks.precreate)
+        vm.run(domain_tasks.validate)
     assert type(caught.value.__cause__).__name__ == "ConnectFailed"
 
 
@@ -225,9 +225,10 @@ def test_a_derived_mac_that_is_taken_gives_way_to_the_next(session: Session, vm:
     install(vm, until="create")
     derived = vm.runtime["params"]["networks"][0]["mac"]
     define(session, "neighbour", mac=derived)
-    fresh = Node(params=vm.params)
-    install(fresh, until="create")
-    assert fresh.runtime["params"]["networks"][0]["mac"] not in ("", derived)
+    install(fresh := Node(params=vm.params), until="configure")
+    mac = fresh.runtime["params"]["networks"][0]["mac"]
+    assert mac not in ("", derived)
+    assert mac in session.connection.lookupByName("vm").XMLDesc()
 
 
 def test_external_domain_is_used_and_left(session: Session) -> None:
@@ -263,7 +264,7 @@ def test_a_missing_external_object_is_an_error_or_is_made(session: Session, vm: 
 
 def test_network_life_cycle(session: Session) -> None:
     node = Node(name="net", params={"name": "net", "cidr": "auto"})
-    for name in ("precreate", "create", "start"):
+    for name in ("validate", "create", "start"):
         for _ in range(2):
             node.run(getattr(network_tasks, name))
     network = session.connection.networkLookupByName("net")

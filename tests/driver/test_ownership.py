@@ -13,7 +13,7 @@ from cloudify_libvirt.core.errors import Conflict
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.storage import Claim, Wish
-from tests.driver.conftest import Node, define
+from tests.driver.conftest import Node, define, define_network
 
 PASSWORD = "correct horse"
 
@@ -57,6 +57,28 @@ def test_a_volume_that_came_in_between_is_a_conflict(session: Session) -> None:
     assert (recorded, volumes(session, "default-pool")) == ([], ["data"])
 
 
+def test_a_volumes_name_alone_is_nobodys_claim(session: Session) -> None:
+    """A script wrote ``resource_id`` before ``create``: the volume is not made anew over the one that is there."""
+    pool = session.connection.storagePoolLookupByName("default-pool")
+    pool.createXML("<volume><name>data</name><capacity unit='MiB'>7</capacity></volume>")
+    params = {"name": "data", "pool": "default-pool", "capacity": 1}
+    node = Node(name="vol", params=params, runtime={"resource_id": "data"})
+    with pytest.raises(NonRecoverableError, match="a volume of this name exists"):
+        node.run(volume_tasks.create)
+    node.run(volume_tasks.delete)
+    assert pool.storageVolLookupByName("data").info()[1] == 7 << 20
+
+
+def test_a_volume_that_may_hold_data_is_not_zeroed(session: Session) -> None:
+    """``zero_wipe`` is for the first start; asked for later it would hit what a guest wrote."""
+    node = Node(name="vol", params={"name": "data", "pool": "default-pool", "capacity": 1})
+    for operation in (volume_tasks.create, volume_tasks.start):
+        node.run(operation)
+    node.params = {**node.params, "zero_wipe": True, "allocation": 1}
+    # The test driver cannot write to volumes: an attempt would be an error.
+    node.run(volume_tasks.start)
+
+
 def test_a_refused_volume_is_not_claimed(session: Session) -> None:
     pool = session.connection.storagePoolLookupByName("default-pool")
     pool.createXML("<volume><name>data</name><capacity unit='MiB'>1</capacity></volume>")
@@ -66,12 +88,27 @@ def test_a_refused_volume_is_not_claimed(session: Session) -> None:
     assert not node.runtime.get("resource_id")
 
 
+def test_a_reservation_that_was_there_stays(session: Session, vm: Node) -> None:
+    network = define_network(session, "net")
+    network.reserve("52:54:00:00:00:09", "10.99.1.40", "")
+    cards = [
+        {"network": "net", "mac": "52:54:00:00:00:09", "ip": "10.99.1.40"},
+        {"network": "net", "mac": "52:54:00:00:00:0a", "ip": "10.99.1.41"},
+    ]
+    vm.params = {**vm.params, "networks": cards}
+    for name in ("create", "configure"):
+        vm.run(getattr(domain_tasks, name))
+    assert [entry.ip for entry in network.facts().hosts] == ["10.99.1.40", "10.99.1.41"]
+    vm.run(domain_tasks.delete)
+    assert [entry.ip for entry in network.facts().hosts] == ["10.99.1.40"]
+
+
 def test_seeds_of_properties_are_not_recorded(session: Session, vm: Node) -> None:
     vm.params = {**vm.params, "cloud_init": {"user_data": {"password": PASSWORD}}}
-    for name in ("precreate", "create"):
+    for name in ("validate", "create"):
         vm.run(getattr(domain_tasks, name))
     iso = Node(name="iso", params={"volume": "v", "pool": "p", "files": {"user-data": PASSWORD}})
-    iso.run(iso9660_tasks.precreate)
+    iso.run(iso9660_tasks.validate)
     assert PASSWORD not in repr((vm.runtime, vm.stored, iso.runtime, iso.stored))
 
 

@@ -127,7 +127,7 @@ def test_the_input_decides_against_the_property() -> None:
 def test_clearing_leaves_what_others_wrote() -> None:
     node = Node(runtime=dict.fromkeys(OWN_KEYS, 1) | {"resource_id": "vm", "mine": "stays"})
     request(node).record.clear()
-    assert node.runtime == {"resource_id": None, "mine": "stays"}
+    assert node.runtime == {"resource_id": None, "backups": {}, "mine": "stays"}
 
 
 def test_an_unchanged_value_is_not_assigned_again() -> None:

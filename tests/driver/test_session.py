@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,20 +127,32 @@ def until_events_end(session: Session) -> None:
         session.changed.wait(seen, 0.5)
 
 
-def test_a_domains_fact_is_asked_again_after_a_change(session: Session) -> None:
+def test_a_domain_is_asked_again_after_a_change_alone(session: Session) -> None:
     domain = define(session, "changing")
     until_events_end(session)
-    asked: list[int] = []
+    asked: list[str] = []
 
-    def ask() -> int:
-        asked.append(1)
-        return len(asked)
+    def state(handle: Any) -> tuple[str, int]:
+        asked.append(handle.name())
+        return handle.name(), handle.state()[0]
 
-    first = session.domain_fact(domain.uuid, ask)
-    assert session.domain_fact("another", lambda: "other") == "other"
+    first = dict(session.of_domains(state))
+    asked.clear()
+    assert dict(session.of_domains(state)) == first
+    assert asked == []
     domain.handle.create()
-    assert wait_until(lambda: session.domain_fact(domain.uuid, ask) > first, timeout_s=10, signal=session.changed)
-    until_events_end(session)
-    settled = session.domain_fact(domain.uuid, ask)
-    assert [session.domain_fact(domain.uuid, ask) for _ in range(3)] == [settled] * 3
-    assert len(asked) == settled
+    assert wait_until(
+        lambda: dict(session.of_domains(state))["changing"] != first["changing"], timeout_s=10, signal=session.changed
+    )
+    assert set(asked) == {"changing"}
+
+
+def test_a_domain_that_came_or_went_is_seen_at_once(session: Session) -> None:
+    def name(handle: Any) -> str:
+        return str(handle.name())
+
+    session.of_domains(name)
+    domain = define(session, "coming")
+    assert "coming" in session.of_domains(name)
+    domain.handle.undefine()
+    assert "coming" not in session.of_domains(name)

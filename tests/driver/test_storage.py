@@ -11,6 +11,7 @@ from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.storage import Claim, Wish
+from cloudify_libvirt.core.users import Users
 from cloudify_libvirt.core.volume import Volume, check_room
 from tests.driver.conftest import define
 
@@ -50,7 +51,7 @@ def test_pool_life_cycle_may_come_twice(session: Session) -> None:
     for _ in range(2):
         pool.stop()
         assert not pool.active
-    assert pool.try_start() is True
+    assert pool.try_start() is None
     pool.stop()
     pool.undefine()
     assert Pool.find(session, "pool") is None
@@ -151,6 +152,25 @@ def test_our_base_goes_with_its_last_overlay(pool: Pool) -> None:
     assert pool.volume_names() == [name, "two"]
     assert storage.remove(pool, "two") is True
     assert pool.volume_names() == []
+
+
+def test_a_users_volume_stays_whatever_it_is_called(pool: Pool) -> None:
+    """It is no base image of ours, though its name begins like one: it does not go with its last overlay."""
+    golden = made(pool, Wish("base-golden.qcow2", MIB))
+    Volume.create(pool, Wish("one").xml(MIB, golden), "one")
+    assert storage.remove(pool, "one") is True
+    assert pool.volume_names() == ["base-golden.qcow2"]
+
+
+def test_bases_in_use_cost_no_look_of_their_own(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for digit in "123":
+        base = made(pool, Wish(f"{storage.BASE_PREFIX}{digit * 32}.qcow2", MIB))
+        Volume.create(pool, Wish(f"above-{digit}").xml(MIB, base), f"above-{digit}")
+    looks: list[str] = []
+    look = Users(pool.session)
+    monkeypatch.setattr(Volume, "delete", lambda volume, *_args, **_how: looks.append(volume.name))
+    assert storage.remove(pool, "never", look=look) is False
+    assert looks == []
 
 
 def test_missing_is_fine_to_remove(pool: Pool) -> None:

@@ -73,7 +73,7 @@ def facts(kind: str, spec: Any, given: dict[str, Any]) -> Any:
     if kind == "network":
         return NetworkFacts(**{"uuid": UUID, "mark": MARK, **given})
     if kind == "pool":
-        return PoolFacts(UUID)
+        return PoolFacts(**{"uuid": UUID, **given})
     backing = given.pop("backing", None)
     return VolumeFacts(**given, backing=Backing(**backing) if backing else None)
 

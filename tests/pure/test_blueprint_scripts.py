@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from cloudify.exceptions import NonRecoverableError, RecoverableError
 from cloudify.mocks import MockCloudifyContext
 from cloudify.state import current_ctx
 from script_runner.tasks import eval_script
+
+from cloudify_libvirt.core.clone import place
+from cloudify_libvirt.core.errors import Conflict
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "blueprint"
 CONTENT = hashlib.shake_256(b"a disk").digest(1 << 20)
@@ -63,6 +68,14 @@ def files(directory: Path) -> list[str]:
 def test_download_tells_where_the_image_is(image: Path) -> None:
     stored = run("download_image", context(), url=f"file://{image}", checksum=f"sha256:{SHA}")
     assert stored == {"path": str(image), "format": "raw", "size_bytes": len(CONTENT), "sha256": SHA}
+
+
+def test_download_takes_a_list_and_a_format(image: Path) -> None:
+    image.with_name("SHA256SUMS").write_text(f"{SHA} *{image.name}\n")
+    stored = run("download_image", context(), url=str(image), checksum=f"{image.parent}/SHA256SUMS", format="raw")
+    assert stored["sha256"] == SHA
+    with pytest.raises(NonRecoverableError, match="it is raw, not qcow2"):
+        run("download_image", context(), url=str(image), format="qcow2")
 
 
 def test_download_to_a_destination_happens_once(image: Path, tmp_path: Path) -> None:
@@ -159,6 +172,38 @@ def test_a_clone_that_was_killed_is_made_again(image: Path, tmp_path: Path) -> N
     run("clone_image", context({"path": str(target)}), source=str(image), destination=str(target))
     assert info(target)["virtual-size"] == len(CONTENT)
     assert not (tmp_path / ".vm.qcow2.partial").exists()
+
+
+def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    destination = tmp_path / "disk.qcow2"
+
+    def make(draft: Path) -> None:
+        draft.write_text("ours")
+        destination.write_text("somebody else's")
+
+    with pytest.raises(Conflict, match="there is a file already"):
+        place(destination, make)
+    assert [path.name for path in tmp_path.iterdir()] == ["disk.qcow2"]
+    assert destination.read_text() == "somebody else's"
+
+
+def test_two_writers_of_one_disk_do_not_mix(tmp_path: Path) -> None:
+    destination, second_came = tmp_path / "disk.qcow2", threading.Event()
+
+    def first(draft: Path) -> None:
+        draft.write_text("half")
+        second_came.wait(1)
+        assert draft.read_text() == "half"
+        draft.write_text("whole")
+
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(place, destination, first)
+        while not any(tmp_path.iterdir()):
+            assert not one.done()
+        two = threads.submit(place, destination, lambda draft: second_came.set())
+        assert one.result() is None
+        assert isinstance(two.exception(), Conflict)
+    assert destination.read_text() == "whole"
 
 
 @pytest.mark.parametrize(

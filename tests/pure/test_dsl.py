@@ -49,18 +49,32 @@ RENDERING = {
     "cloudify.libvirt.volume": "create",
     "cloudify.libvirt.ISO9660": "create",
 }
+SNAPSHOTS = {f"cloudify.interfaces.snapshot.{name}" for name in ("create", "apply", "delete", "rotate")}
+VALIDATION = {"cloudify.interfaces.validation.create"}
 OPERATIONS = {
-    "cloudify.libvirt.domain": {
+    "cloudify.libvirt.domain": SNAPSHOTS
+    | VALIDATION
+    | {
         f"{LIFECYCLE}.{name}"
-        for name in ("precreate", "create", "configure", "start", "prestop", "stop", "delete", "reboot")
+        for name in ("create", "configure", "start", "prestop", "stop", "delete", "reboot", "update")
     }
-    | {"cloudify.interfaces.host.get_state", "cloudify.interfaces.freeze.suspend", "cloudify.interfaces.freeze.resume"},
-    "cloudify.libvirt.network": {f"{LIFECYCLE}.{name}" for name in ("precreate", "create", "start", "delete")},
-    "cloudify.libvirt.pool": {
-        f"{LIFECYCLE}.{name}" for name in ("precreate", "create", "configure", "start", "stop", "delete")
+    | {"cloudify.interfaces.host.get_state", "cloudify.interfaces.freeze.suspend", "cloudify.interfaces.freeze.resume"}
+    | {f"cloudify.interfaces.statistics.{name}" for name in ("perfomance", "performance")}
+    | {f"cloudify.interfaces.devices.{name}" for name in ("attach", "update", "detach")}
+    | {
+        f"cloudify.interfaces.libvirt_backup.{name}"
+        for name in ("create", "list", "verify", "restore", "delete", "prune")
     },
-    "cloudify.libvirt.volume": {f"{LIFECYCLE}.{name}" for name in ("precreate", "create", "start", "stop", "delete")},
-    "cloudify.libvirt.ISO9660": {f"{LIFECYCLE}.{name}" for name in ("precreate", "create", "delete")},
+    "cloudify.libvirt.network": SNAPSHOTS
+    | VALIDATION
+    | {f"{LIFECYCLE}.{name}" for name in ("create", "start", "delete")},
+    "cloudify.libvirt.pool": SNAPSHOTS
+    | VALIDATION
+    | {f"{LIFECYCLE}.{name}" for name in ("create", "configure", "start", "stop", "delete")},
+    "cloudify.libvirt.volume": SNAPSHOTS
+    | VALIDATION
+    | {f"{LIFECYCLE}.{name}" for name in ("create", "start", "stop", "delete", "update")},
+    "cloudify.libvirt.ISO9660": {f"{LIFECYCLE}.{name}" for name in ("create", "delete")} | VALIDATION,
 }
 
 
@@ -182,11 +196,12 @@ def test_properties_accept_booleans_written_as_text(tmp_path):
 
 def test_the_operation_that_renders_declares_its_inputs_and_no_other_does():
     for type_name, interfaces in ((key, value["interfaces"]) for key, value in document_types()):
-        for operations in interfaces.values():
+        for interface, operations in interfaces.items():
             for name, body in operations.items():
                 wanted = {"params": {}, "template_resource": "", "template_content": ""}
                 found = {key: value["default"] for key, value in body.get("inputs", {}).items()}
-                assert found == (wanted if name == RENDERING[type_name] else {}), f"{type_name}.{name}"
+                renders = (interface, name) == (LIFECYCLE, RENDERING[type_name])
+                assert found == (wanted if renders else {}), f"{type_name}.{name}"
 
 
 def document_types():
@@ -236,6 +251,10 @@ def test_the_files_and_the_code_name_the_same_operations():
 def test_the_files_map_exactly_what_the_table_releases():
     text = (ROOT / "plugin.yaml").read_text()
     in_file = set(re.findall(r"libvirt\.cloudify_libvirt\.(\S+)", text))
+    assert {name for name in in_file if name.startswith("workflows.")} == {
+        f"workflows.{name}" for name in dsl.WORKFLOWS
+    }
+    in_file -= {f"workflows.{name}" for name in dsl.WORKFLOWS}
     assert in_file == {operation.function for operation in dsl.mapped()}
     everything = {operation.function for operation in dsl.mapped(released=False)}
     assert everything - in_file == dsl.LATER

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudify_libvirt.core.identity import (
-    INTERFACE_NAME_MAX,
     Identity,
     assign_indexes,
     mac_address,
@@ -46,7 +45,7 @@ def test_forms(deployment: str, node: str, index: int, card: int) -> None:
     identity = Identity(deployment, node, index, "x")
     assert uuid.UUID(identity.uuid("domain")).version == 5
     assert re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", identity.mac(card))
-    assert re.fullmatch("[a-z][a-z0-9]+", identity.bridge()) and len(identity.bridge()) <= INTERFACE_NAME_MAX
+    assert re.fullmatch("[a-z][a-z0-9]+", identity.bridge()) and len(identity.bridge()) <= 15
 
 
 def test_the_scripts_mac_is_the_plugins() -> None:

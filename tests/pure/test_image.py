@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import hashlib
 import io
@@ -13,153 +12,17 @@ import stat
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
+from image_server import PACKERS, RAW, Server, images, leftovers, sha
 
 from cloudify_libvirt.core.download import Progress
 from cloudify_libvirt.core.errors import Conflict, ImageFailed, InvalidSpec
 from cloudify_libvirt.core.image import Image, ImageCache, detect_format, extract_root
-
-RAW = hashlib.shake_256(b"a disk").digest(3 << 20)
-PACKERS = {
-    "gz": gzip.compress,
-    "xz": lambda data: lzma.compress(data, preset=0),
-    "zst": zstandard.ZstdCompressor().compress,
-    "bz2": bz2.compress,
-}
-
-
-def sha(data: bytes, algorithm: str = "sha256") -> str:
-    return hashlib.new(algorithm, data).hexdigest()
-
-
-@dataclass
-class Behaviour:
-    """What the server does next; tests change it between requests."""
-
-    content: bytes = RAW
-    etag: str = '"v1"'
-    modified: str = ""
-    status: int = 200
-    length: bool = True
-    chunked: bool = False
-    ranges: bool = True
-    if_range: bool = True
-    encoding: str = ""
-    cut_at: list[int] = field(default_factory=list)  # one for each request: bytes of its body before it breaks
-    redirect: str = ""
-    delay_s: float = 0.0
-    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    sent: int = 0
-
-    @property
-    def versions(self) -> tuple[str, str]:
-        return self.etag, self.modified
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        behaviour = self.server.behaviour
-        behaviour.requests.append((self.path, dict(self.headers)))
-        self.protocol_version = "HTTP/1.1"
-        self.close_connection = True
-        if behaviour.redirect and self.path.startswith("/moved"):
-            self.answer(302, b"", Location=behaviour.redirect)
-        elif behaviour.status != 200:
-            self.answer(behaviour.status, b"no")
-        elif "" != self.headers.get("If-None-Match", self.headers.get("If-Modified-Since", "")) in behaviour.versions:
-            self.answer(304, b"")
-        else:
-            self.document(behaviour)
-
-    def document(self, behaviour: Behaviour) -> None:
-        asked = self.headers.get("Range", "")
-        fresh = self.headers.get("If-Range") in behaviour.versions or not behaviour.if_range
-        if not (asked and behaviour.ranges and fresh):
-            self.answer(200, behaviour.content)
-            return
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        size = len(behaviour.content)
-        if start >= size:
-            self.answer(416, b"", **{"Content-Range": f"bytes */{size}"})
-            return
-        self.answer(206, behaviour.content[start:], **{"Content-Range": f"bytes {start}-{size - 1}/{size}"})
-
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
-        behaviour = self.server.behaviour
-        self.send_response(status)
-        named = {"ETag": behaviour.etag, "Last-Modified": behaviour.modified, "Content-Encoding": behaviour.encoding}
-        named["Connection"] = "close"
-        for name, value in {**named, **headers}.items():
-            if value:
-                self.send_header(name, value)
-        if behaviour.chunked:
-            self.send_header("Transfer-Encoding", "chunked")
-        elif behaviour.length:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        time.sleep(behaviour.delay_s)
-        cut = behaviour.cut_at.pop(0) if behaviour.cut_at and status in (200, 206) else None
-        self.body(body[:cut], chunked=behaviour.chunked, whole=cut is None)
-
-    def body(self, body: bytes, *, chunked: bool, whole: bool) -> None:
-        self.server.behaviour.sent += len(body)
-        if chunked:
-            body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:70000], body[70000:]) if part)
-            body += b"0\r\n\r\n" if whole else b""
-        self.wfile.write(body)
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behaviour = Behaviour()
-
-    def url(self, path: str = "/disk.img") -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> ImageCache:
-    return ImageCache(tmp_path / "cache")
-
-
-def leftovers(cache: ImageCache) -> list[str]:
-    """Return what lies in the cache that is no lock, no published image and no index of one."""
-    return sorted(path.name for path in (cache.directory / "partial").iterdir())
-
-
-def images(cache: ImageCache) -> list[str]:
-    return sorted(path.name for path in (cache.directory / "images").iterdir())
-
 
 # --- fetching ----------------------------------------------------------------------------------------
 
@@ -444,7 +307,7 @@ def test_redirects_to_elsewhere_or_nowhere_are_refused(server: Server, cache: Im
 
 
 def test_https_never_becomes_http() -> None:
-    from cloudify_libvirt.core.download import _redirected
+    from cloudify_libvirt.core.web import _redirected
 
     assert _redirected("http://a/x", "https://b/y") == "https://b/y"
     with pytest.raises(ImageFailed, match="from https to http"):
@@ -476,11 +339,13 @@ print(sorted(path.name for path in (directory / "cache").rglob("*") if path.is_f
 """
 
 
-@pytest.mark.parametrize("with_length", [True, False])
+@pytest.mark.parametrize(("with_length", "packed"), [(True, False), (False, False), (True, True)])
 def test_a_full_disk_gives_a_clear_error_and_gets_its_space_back(
-    server: Server, tmp_path: Path, with_length: bool
+    server: Server, tmp_path: Path, with_length: bool, packed: bool
 ) -> None:
     server.behaviour.length = with_length
+    if packed:
+        server.behaviour.content = gzip.compress(hashlib.shake_256(b"x").digest(1 << 15) * 60)
     program = f"exec {sys.executable} -c '{FULL_DISK}' {tmp_path} {server.url()}"
     mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && {program}"
     flags = ["-m"] if os.geteuid() == 0 else ["-Urm"]
@@ -526,8 +391,8 @@ def test_a_local_digest_is_remembered_until_the_file_changes(
     import cloudify_libvirt.core.image as module
 
     hashed: list[Path] = []
-    real = module._digests
-    monkeypatch.setattr(module, "_digests", lambda path, names: hashed.append(path) or real(path, names))
+    real = module.image_files.digests
+    monkeypatch.setattr(module.image_files, "digests", lambda path, names: hashed.append(path) or real(path, names))
     path = tmp_path / "disk.img"
     path.write_bytes(RAW)
     assert cache.fetch(str(path)).sha256 == cache.fetch(str(path)).sha256 == sha(RAW)

@@ -74,19 +74,25 @@ ALLOWED = {
     "request": {"core", "ctxview", "package"},
     "ctxview": set[str](),
     "engine": set[str](),
-    "binding": {"core", "request", "package"},
-    "steps": {"core", "steps", "request", "binding", "engine", "package"},
+    "deployments": set[str](),
+    "adoption": {"core", "deployments", "engine", "request", "package"},
+    "binding": {"adoption", "core", "request", "local_storage", "package"},
+    "steps": {"adoption", "core", "steps", "request", "binding", "engine", "package"},
     "tasks": {"core", "steps", "request", "binding", "package"},
-    "workflows": {"core", "steps", "request", "binding", "engine", "package"},
-    "cli": {"core", "cli", "shipped", "package"},
+    "workflows": {"core", "workflows", "package"},
+    "cli": {"core", "cli", "deployments", "shipped", "package"},
     "shipped": {"package"},
+    "runtime_properties": set[str](),
     "dsl": {"core", "package"},
     "scripting": {"core", "request", "binding", "package"},
     "local_resolver": {"shipped", "package"},
     "local_agent": {"package"},
+    "local_storage": set[str](),
 }
 # Rooms that know the engine.
-ENGINE_ROOMS = {"engine", "request", "binding", "scripting", "local_resolver", "local_agent", "workflows"}
+ENGINE_ROOMS = {
+    "engine", "request", "binding", "scripting", "local_resolver", "local_agent", "local_storage", "workflows",
+}  # fmt: skip
 
 
 def test_the_package_was_found() -> None:

@@ -75,7 +75,8 @@ class TestGoldens:
 
 def test_every_golden_has_its_case():
     known = {case.golden for case in goldens.cases(*goldens.SCHEMAS)}
-    assert set(goldens.DATA.glob("*/*.xml")) == known
+    # Snapshots have documents of libvirt's, no params of a node: test_snapshot.py compares theirs.
+    assert {path for path in goldens.DATA.glob("*/*.xml") if path.parent.name != "snapshot"} == known
 
 
 @pytest.mark.parametrize("kind", goldens.SCHEMAS)

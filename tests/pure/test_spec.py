@@ -20,8 +20,8 @@ from cloudify_libvirt.core.spec import (
     template_variables,
 )
 from cloudify_libvirt.core.spec.base import Part
-from cloudify_libvirt.core.spec.domain import Disk
-from cloudify_libvirt.core.spec.variables import plain
+from cloudify_libvirt.core.spec.disk import Disk
+from cloudify_libvirt.core.spec.plain import plain
 
 
 def parse(kind: str, extra: bool = False, complete: bool = True, **params: Any) -> Any:
@@ -322,7 +322,7 @@ def test_disks_get_free_targets():
         ({"cidr": "fd00::/64"}, "IPv4 network"),
         ({"cidr": "auto", "ips": [{"address": "10.0.0.1"}]}, "cidr and ips"),
         ({"mode": "nat", "forwards": [{"mode": "nat"}]}, "mode and forwards"),
-        ({"mode": "bridge"}, "params.mode"),
+        ({"mode": "bridge"}, "params.dev"),
         ({"cidr": "10.0.0.0/24", "hosts": [{"mac": "52:54:00:00:00:01", "ip": "10.0.1.1"}]}, "params.hosts[0].ip"),
         ({"cidr": "10.0.0.0/24", "dhcp": "no", "hosts": [{"mac": "525400000001", "ip": "10.0.0.9"}]}, "hosts[0].ip"),
         ({"ips": [{"address": "10.0.0.1", "netmask": "255.255.255.0", "prefix": 24}]}, "netmask and prefix"),
@@ -346,7 +346,7 @@ def test_wrong_networks(params, reason):
     [
         ("10.20.0.0/24", "10.20.0.1", "10.20.0.2", "10.20.0.254"),
         ("10.20.0.0/30", "10.20.0.1", "10.20.0.2", "10.20.0.2"),
-        ("10.0.0.0/8", "10.0.0.1", "10.0.0.2", "10.255.255.254"),
+        ("10.0.0.0/8", "10.0.0.1", "10.0.0.2", "10.0.255.255"),
     ],
 )
 def test_a_network_is_expanded(cidr, gateway, start, end):
@@ -360,7 +360,8 @@ def test_modes_and_forwards():
     def modes(**params):
         return [forward.mode for forward in parse("network", name="n", **params).wanted_forwards]
 
-    assert (modes(), modes(mode="route"), modes(forwards=[{"mode": "open"}])) == ([], ["route"], ["open"])
+    assert (modes(), modes(mode="route", cidr="auto")) == ([], ["route"])
+    assert modes(forwards=[{"mode": "vepa", "dev": "e"}]) == ["vepa"]
     assert modes(cidr="auto", mode="isolated") == []
 
 
@@ -381,7 +382,7 @@ def test_wrong_volumes(params, reason):
 
 def test_a_volumes_own_keys_complete_its_image():
     spec = parse("volume", name="v", pool="p", image={"source": "/a", "size": "1 GiB"}, size="2 GiB", mode="clone")
-    assert (spec.content.size, spec.content.mode) == (2 * 1024**3, "clone")
+    assert (spec.origin.size, spec.origin.mode) == (2 * 1024**3, "clone")
 
 
 @pytest.mark.parametrize("mode", [493, "755 ", "0888", "17777"])

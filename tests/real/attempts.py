@@ -81,9 +81,10 @@ class Attempt:
         result = self.install({"thing": bad}, *options, files=files)
         assert result.code == 1, result.output[-3000:]
         assert "Traceback" not in result.output
-        failures = result.lines(f".{operation}] Task failed")
+        function = f"_tasks.{operation}'"
+        failures = result.lines("Task failed", function)
         assert failures, result.output[-3000:]
-        assert len(failures) == len(result.lines("Task failed '")) == len(result.lines(f".{operation}] Task started"))
+        assert len(failures) == len(result.lines("Task failed '")) == len(result.lines("Task started", function))
         assert self.host.everything() == before, "left behind by the install that failed"
         self.cfy.uninstall("bad")
         assert self.host.everything() == before, "left behind by the uninstall"

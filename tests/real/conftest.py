@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.real.attempts import attempt, cache, foreign, shelf, web  # noqa: F401 - fixtures
+from tests.real.shelf import pools, raw_file  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv/bin/python"
@@ -134,7 +135,8 @@ class Cfy:
     """cfy in a home of its own."""
 
     def __init__(self, home: Path) -> None:
-        self.environment = {**os.environ, "HOME": str(home), "PYTHONWARNINGS": "ignore"}
+        self.environment = {**os.environ, "HOME": str(home), "PYTHONWARNINGS": "ignore",
+                            "XDG_STATE_HOME": str(home / "state")}  # fmt: skip
         self.directory = home
 
     def __call__(self, *arguments: object, check: bool = True, timeout_s: float = 240) -> Result:

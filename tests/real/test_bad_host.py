@@ -21,25 +21,25 @@ def test_name_taken(attempt: Attempt, foreign: Callable[[str, str], Any], shelf:
     foreign("domain", foreign_domain("vm"))
     foreign("network", "<network><name>net</name></network>")
     remedy = "Choose another params.name, or set use_external_resource"
-    says(attempt.refused(vm(), "precreate"), "domain 'vm' on qemu:///system", "another domain (UUID", remedy)
+    says(attempt.refused(vm(), "validate"), "domain 'vm' on qemu:///system", "another domain (UUID", remedy)
     bad = node("network", params={"name": "net", "cidr": "auto"})
-    says(attempt.refused(bad, "precreate"), "network 'net' on qemu:///system", "another network (UUID", remedy)
+    says(attempt.refused(bad, "validate"), "network 'net' on qemu:///system", "another network (UUID", remedy)
     bad = node("pool", params={"name": "shelf", "path": "/var/tmp/other"})
-    says(attempt.refused(bad, "precreate"), "pool 'shelf' on qemu:///system", "another pool (UUID", remedy)
+    says(attempt.refused(bad, "validate"), "pool 'shelf' on qemu:///system", "another pool (UUID", remedy)
     assert virsh("domstate", "vm").strip() == "shut off"
 
 
 @pytest.mark.parametrize("form", ["52-54-00-AA-BB-CC", "5254.00aa.bbcc"])
 def test_mac_taken(attempt: Attempt, foreign: Callable[[str, str], Any], form: str) -> None:
     foreign("domain", foreign_domain("older", "<interface type='user'><mac address='52:54:00:aa:bb:cc'/></interface>"))
-    said = attempt.refused(vm(networks=[{"user": True, "mac": form}]), "create")
+    said = attempt.refused(vm(networks=[{"user": True, "mac": form}]), "configure")
     says(said, "domain 'vm'", "MAC 52:54:00:aa:bb:cc", "domain 'older'", "Give the interface another mac")
 
 
 def test_mac_of_a_network_taken(attempt: Attempt, foreign: Callable[[str, str], Any]) -> None:
     """A bridge has a MAC too; two of one kind on a link cannot talk."""
     foreign("network", "<network><name>older</name><mac address='52:54:00:aa:bb:cd'/></network>")
-    said = attempt.refused(vm(networks=[{"user": True, "mac": "52:54:00:aa:bb:cd"}]), "create")
+    said = attempt.refused(vm(networks=[{"user": True, "mac": "52:54:00:aa:bb:cd"}]), "configure")
     says(said, "MAC 52:54:00:aa:bb:cd", "network 'older'", "another mac")
 
 
@@ -56,14 +56,14 @@ def link() -> Iterator[str]:
 
 
 def test_mac_of_the_host_taken(attempt: Attempt, link: str) -> None:
-    said = attempt.refused(vm(networks=[{"user": True, "mac": "52:54:00:aa:bb:ce"}]), "create")
+    said = attempt.refused(vm(networks=[{"user": True, "mac": "52:54:00:aa:bb:ce"}]), "configure")
     says(said, "MAC 52:54:00:aa:bb:ce", "interface taken0", "another mac")
 
 
 def test_bridge_taken(attempt: Attempt, foreign: Callable[[str, str], Any], link: str) -> None:
     foreign("network", "<network><name>older</name><bridge name='oldbr0'/></network>")
     for bridge, owner in (("oldbr0", "network 'older'"), (link, "the host's interface taken0")):
-        said = attempt.refused(node("network", params={"name": "net", "dev": bridge}), "precreate")
+        said = attempt.refused(node("network", params={"name": "net", "dev": bridge}), "validate")
         says(said, "network 'net'", f"bridge {bridge} is used by {owner}", "Choose another params.dev")
 
 
@@ -83,7 +83,7 @@ def test_subnet_taken(
     foreign(
         "network", "<network><name>older</name><bridge name='oldbr0'/><ip address='10.96.3.1' prefix='24'/></network>"
     )
-    said = attempt.refused(node("network", params={"name": "net", **params}), "precreate")
+    said = attempt.refused(node("network", params={"name": "net", **params}), "validate")
     says(said, "network 'net'", f"overlaps with {owner}", "cidr: auto")
 
 
@@ -100,7 +100,7 @@ def test_volume_name_taken(attempt: Attempt, shelf: Any, tiny: Path) -> None:
 
 @pytest.mark.parametrize("path", [f"{SHELF}", f"{IMAGES}//./shelf/"])
 def test_pool_directory_taken(attempt: Attempt, shelf: Any, path: str) -> None:
-    said = attempt.refused(node("pool", params={"name": "other", "path": path}), "precreate")
+    said = attempt.refused(node("pool", params={"name": "other", "path": path}), "validate")
     says(said, "pool 'other'", f"directory {SHELF} belongs to pool 'shelf'", "Choose another params.path")
 
 

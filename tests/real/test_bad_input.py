@@ -29,7 +29,7 @@ from tests.real.conftest import ROOT, Host, Result, public_key, ssh, virsh
 )
 def test_wrong_uri(attempt: Attempt, uri: str, words: list[str]) -> None:
     bad = {**vm(), "properties": {**vm()["properties"], "libvirt_auth": uri}}
-    says(attempt.refused(bad, "precreate"), "connect to hypervisor", uri, "libvirt_auth", *words)
+    says(attempt.refused(bad, "validate"), "connect to hypervisor", uri, "libvirt_auth", *words)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_wrong_uri(attempt: Attempt, uri: str, words: list[str]) -> None:
 )
 def test_unreachable_uri_is_tried_again(attempt: Attempt, uri: str) -> None:
     bad = {**vm(), "properties": {**vm()["properties"], "libvirt_auth": uri}}
-    said, attempts = attempt.failed(bad, "precreate", *ONE_RETRY)
+    said, attempts = attempt.failed(bad, "validate", *ONE_RETRY)
     says(said, f"cannot connect to hypervisor {uri}", "systemctl start libvirtd", "libvirt_auth")
     assert attempts == 2
 
@@ -115,7 +115,7 @@ def test_unknown_property(attempt: Attempt, clean_host: Host, bad: Node, words: 
         (vm(networks=[{"netwrk": "x"}]), "configure", ["params.networks[0].netwrk", "Did you mean 'network'"]),
         (vm(image={"source": "/x", "cheksum": "y"}), "configure", ["params.image.cheksum", "'checksum'"]),
         (vm(cloud_init={"user-data": "x"}), "configure", ["params.cloud_init.user-data", "'user_data'"]),
-        (node("network", params={"ips": [{"adress": "10.9.9.1"}]}), "precreate", ["params.ips[0].adress", "'address'"]),
+        (node("network", params={"ips": [{"adress": "10.9.9.1"}]}), "validate", ["params.ips[0].adress", "'address'"]),
         (volume({"params": {"sise": "1 MiB"}}), "create", ["params.sise of node thing", "Did you mean 'size'"]),
         (node("pool", {"params": {"paht": "/x"}}, "create"), "create", ["params.paht", "'path'"]),
     ],
@@ -127,10 +127,10 @@ def test_unknown_parameter(attempt: Attempt, shelf: Any, bad: Node, operation: s
 @pytest.mark.parametrize(
     ("bad", "operation", "words"),
     [
-        (vm(memory="512 Mo"), "precreate", ["params.memory of node thing", "'512 Mo'", "GiB"]),
-        (vm(memory="512"), "precreate", ["params.memory of node thing", "say the unit", "'512 MiB'"]),
-        (vm(image={"source": "/x", "size": "20 gigs"}), "precreate", ["params.image.size", "'20 gigs'", "GiB"]),
-        (volume(size="1 Mio"), "precreate", ["params.size of node thing", "'1 Mio'", "MiB"]),
+        (vm(memory="512 Mo"), "validate", ["params.memory of node thing", "'512 Mo'", "GiB"]),
+        (vm(memory="512"), "validate", ["params.memory of node thing", "say the unit", "'512 MiB'"]),
+        (vm(image={"source": "/x", "size": "20 gigs"}), "validate", ["params.image.size", "'20 gigs'", "GiB"]),
+        (volume(size="1 Mio"), "validate", ["params.size of node thing", "'1 Mio'", "MiB"]),
     ],
 )
 def test_wrong_unit(attempt: Attempt, shelf: Any, bad: Node, operation: str, words: list[str]) -> None:
@@ -278,7 +278,7 @@ def test_bad_template_of_others(attempt: Attempt, shelf: Any, kind: str, text: s
 
 def test_template_that_leaves_the_blueprint(attempt: Attempt, clean_host: Host) -> None:
     bad = vm({"template_resource": "../../etc/passwd"})
-    says(attempt.refused(bad, "configure"), "template_resource of node thing", "leaves the blueprint's directory")
+    says(attempt.refused(bad, "configure"), "resource of node thing", "leaves the blueprint's directory")
 
 
 def test_template_that_cannot_be_read(attempt: Attempt, clean_host: Host) -> None:

@@ -2,10 +2,13 @@
 
 from cloudify_libvirt.core.spec.base import Spec, dsl_properties
 from cloudify_libvirt.core.spec.cloud_init import CloudInit
-from cloudify_libvirt.core.spec.domain import Disk, DomainSpec, Interface
+from cloudify_libvirt.core.spec.disk import Disk
+from cloudify_libvirt.core.spec.domain import DomainSpec
+from cloudify_libvirt.core.spec.interface import Interface
 from cloudify_libvirt.core.spec.iso9660 import IsoSpec
 from cloudify_libvirt.core.spec.network import NetworkSpec
 from cloudify_libvirt.core.spec.parsing import MODELS, Kind, parse_spec, refuse_functions
+from cloudify_libvirt.core.spec.placement import place_disks
 from cloudify_libvirt.core.spec.pool import PoolSpec
 from cloudify_libvirt.core.spec.variables import (
     Backing,
@@ -14,7 +17,6 @@ from cloudify_libvirt.core.spec.variables import (
     OwnershipMark,
     PoolFacts,
     VolumeFacts,
-    place_disks,
     template_variables,
 )
 from cloudify_libvirt.core.spec.volume import Image, VolumeSpec

@@ -1,282 +1,97 @@
-"""What a user may ask for of a domain."""
+"""What a user may ask for of a domain: the basics, and the hardware in detail."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from cloudify_libvirt.core import units
-from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.spec.base import (
-    INPUT_ONLY,
-    AbsolutePath,
-    Count,
-    Flag,
-    InterfaceName,
-    Ipv4,
-    Line,
-    Mac,
-    Name,
-    Part,
-    Positive,
-    Size,
-    Spec,
-    Text,
-    dsl,
-    line,
-    missing,
-    strict,
+from cloudify_libvirt.core.spec import hardware_rules
+from cloudify_libvirt.core.spec.base import Count, dsl, strict
+from cloudify_libvirt.core.spec.cpu import Cpu, CpuTune, NumaCell, NumaTune
+from cloudify_libvirt.core.spec.devices import (
+    BalloonField,
+    Filesystem,
+    IommuField,
+    RngField,
+    SharedMemory,
+    TpmField,
+    VsockField,
+    WatchdogField,
 )
-from cloudify_libvirt.core.spec.cloud_init import CloudInit
-from cloudify_libvirt.core.spec.volume import _IMAGE, ImageField
+from cloudify_libvirt.core.spec.display import (
+    Channel,
+    GraphicsField,
+    InputField,
+    Redirection,
+    Serial,
+    SoundField,
+    VideoField,
+)
+from cloudify_libvirt.core.spec.domain_basics import DomainBasics
+from cloudify_libvirt.core.spec.fields import option, shorthand
+from cloudify_libvirt.core.spec.firmware import Boot, Clock, Events, Features, FirmwareField, Smbios
+from cloudify_libvirt.core.spec.memory import BlockTune, MemoryBacking, MemoryTune
 
-# Source: domaincommon.rng, hvs
-DomainType = Literal[
-    "qemu", "kqemu", "kvm", "xen", "lxc", "uml", "openvz", "test", "vmware", "hyperv", "vbox", "phyp", "vz", "bhyve",
-    "hvf",
-]  # fmt: skip
-# Source: domaincommon.rng, diskTarget
-DiskBus = Literal["ide", "fdc", "scsi", "virtio", "xen", "usb", "uml", "sata", "sd"]
-# Source: storagecommon.rng, storageFormat
-DiskFormat = Literal[
-    "raw", "dir", "bochs", "cloop", "dmg", "iso", "vpc", "vdi", "fat", "vhd", "ploop", "luks", "cow", "qcow", "qcow2",
-    "qed", "vmdk",
-]  # fmt: skip
-
-LXC_DEFAULT_KIB = 512 * units.KIB
+_LIST = dsl(default=[])
 
 
-class Disk(Part):
-    """A disk of a domain; for a container, a directory that it mounts."""
-
-    file: AbsolutePath | None = Field(default=None, description="Path on the host.")
-    pool: Name | None = Field(default=None, description="Pool of the volume; the domain's pool when absent.")
-    volume: Name | None = Field(default=None, description="Volume, instead of file.")
-    bus: DiskBus | None = Field(default=None, description="Bus; by the domain's hardware when absent.")
-    dev: Line | None = Field(default=None, description="Target, as in vda; the next free one when absent.")
-    type: DiskFormat | None = Field(default=None, description="Format of the file; that of the volume, else raw.")
-    readonly: Flag = Field(default=False, description="The guest cannot write.")
-    device: Literal["disk", "cdrom"] = Field(default="disk", description="disk or cdrom.")
-
-    @model_validator(mode="after")
-    def _one_source(self, info: ValidationInfo) -> Disk:
-        if self.file and (self.volume or self.pool):
-            raise missing("file", "file and volume are two sources; give one of them")
-        if strict(info) and not (self.file or self.volume or self.device == "cdrom"):
-            raise missing("file", "a disk needs file (a path on the host), or pool and volume")
-        return self
-
-
-class Interface(Part):
-    """A network interface of a domain."""
-
-    network: Line | None = Field(default=None, description="libvirt network.")
-    bridge: InterfaceName | None = Field(default=None, description="Bridge of the host, instead of network.")
-    user: Flag = Field(default=False, description="User-mode networking, instead of network.")
-    dev: InterfaceName | None = Field(default=None, description="Name of the host's side; libvirt's choice if absent.")
-    mac: Mac | None = Field(default=None, description="MAC address; derived when absent.")
-    type: Line | None = Field(default=None, description="Model of the interface.")
-    ip: Ipv4 | None = Field(default=None, description="Fixed IPv4 address, reserved in the network's DHCP.")
-    mtu: Annotated[Positive, Field(ge=68, le=65535)] | None = Field(default=None, description="MTU in bytes.")
-    addrs: Any = Field(default=None, description="Addresses found at start; read back and ignored.")
-
-    @model_validator(mode="after")
-    def _one_source(self, info: ValidationInfo) -> Interface:
-        sources = sum(map(bool, (self.network, self.bridge, self.user)))
-        if sources > 1:
-            raise missing("network", "network, bridge and user exclude each other; give one of them")
-        if self.ip and (self.bridge or self.user):
-            raise missing("ip", "a fixed address needs a libvirt network, which reserves it")
-        if strict(info) and not sources and not self.discovered:
-            raise missing("network", "an interface needs network, bridge, or user: true")
-        return self
-
-    @property
-    def discovered(self) -> bool:
-        """True for an entry that ``start`` added from the running guest: it asks for nothing."""
-        return self.addrs is not None and not (self.network or self.bridge or self.user)
-
-
-def _hexadecimal(width: int, most: int) -> BeforeValidator:
-    def read(value: object) -> str:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
-            return f"0x{value:0{width}x}"
-        digits = line(value).lower().removeprefix("0x")
-        if not re.fullmatch("[0-9a-f]{1,4}", digits) or int(digits, 16) > most:
-            raise ValueError(f"must be hexadecimal, 0x0 to 0x{most:x}")
-        return f"0x{digits.zfill(width)}"
-
-    return BeforeValidator(read)
-
-
-class SerialDevice(Part):
-    """A serial line of the host."""
-
-    type: Literal["serial"]
-    source_path: AbsolutePath = Field(description="Device of the host, as in /dev/ttyS0.")
-    target_port: Count = Field(default=0, description="Port in the guest.")
-
-
-class UsbDevice(Part):
-    """A USB device of the host."""
-
-    type: Literal["usb"]
-    vendor_id: Annotated[str, _hexadecimal(4, 0xFFFF)] = Field(description="Vendor, as in 0x1234.")
-    product_id: Annotated[str, _hexadecimal(4, 0xFFFF)] = Field(description="Product, as in 0xbeef.")
-
-
-class PciDevice(Part):
-    """A PCI device of the host, in PCI domain 0."""
-
-    type: Literal["pci"]
-    bus: Annotated[str, _hexadecimal(2, 0xFF)] = Field(description="Bus, as in 0x06.")
-    slot: Annotated[str, _hexadecimal(2, 0x1F)] = Field(description="Slot, as in 0x02.")
-    function: Annotated[str, _hexadecimal(1, 7)] = Field(description="Function, as in 0x0.")
-
-
-class TpmDevice(Part):
-    """A TPM of the host."""
-
-    type: Literal["tpm"]
-    path: AbsolutePath = Field(description="Device of the host, as in /dev/tpm0.")
-
-
-Device = Annotated[SerialDevice | UsbDevice | PciDevice | TpmDevice, Field(discriminator="type")]
-
-
-class DomainSpec(Spec):
+class DomainSpec(DomainBasics):
     """A domain."""
 
-    vcpu: Positive = Field(default=1, description="Virtual CPUs; 1 when absent.", json_schema_extra=dsl("integer"))
-    memory_size: Positive | None = Field(default=None, description="Memory in KiB; see also memory.",
-                                         json_schema_extra=dsl("integer"))  # fmt: skip
-    memory_maxsize: Positive | None = Field(
-        default=None, description="Maximum of memory in KiB; twice memory_size when absent.",
-        json_schema_extra=dsl("integer"),
-    )  # fmt: skip
-    nvram: AbsolutePath | None = Field(default=None, description="File of the UEFI variables, for own templates.",
-                                       json_schema_extra=dsl("string"))  # fmt: skip
-    disks: tuple[Disk, ...] = Field(
-        default=(), description="[{file | pool + volume, bus, dev, type, readonly, device}].",
-        json_schema_extra=dsl(default=[]),
-    )  # fmt: skip
-    networks: tuple[Interface, ...] = Field(
-        default=(), description="[{network | bridge | user, dev, mac, type, ip, mtu}].",
-        json_schema_extra=dsl(default=[]),
-    )  # fmt: skip
-    devices: tuple[Device, ...] = Field(
-        default=(), description="Devices of the host: [{type: serial | usb | pci | tpm, ...}].",
-        json_schema_extra=dsl(default=[]),
-    )  # fmt: skip
-    full_dump: Flag = Field(default=False, description="A backup to a file holds the memory too.",
-                            json_schema_extra=dsl(default=False))  # fmt: skip
-    wait_for_ip: Flag = Field(default=True, description="start waits for an address.",
-                              json_schema_extra=dsl(default=True))  # fmt: skip
-    domain_type: DomainType = Field(default="qemu", description="libvirt's domain type: qemu, kvm, lxc, xen, test ...",
-                                    json_schema_extra=dsl(default="qemu"))  # fmt: skip
-    domain_cpu: Line = Field(default="custom", description="CPU mode of older blueprints; see cpu_mode.",
-                             json_schema_extra=INPUT_ONLY)  # fmt: skip
-    memory: Size | None = Field(default=None, description="Memory with its unit, as in '2 GiB'.",
-                                json_schema_extra=dsl("string"))  # fmt: skip
-    max_memory: Size | None = Field(default=None, description="Maximum of memory with its unit; memory when absent.",
-                                    json_schema_extra=dsl("string"))  # fmt: skip
-    image: ImageField | None = Field(default=None, description=_IMAGE + " Makes the root disk.")
-    pool: Name = Field(default="default", description="Pool of the domain's own volumes.",
-                       json_schema_extra=dsl("string", "default"))  # fmt: skip
-    cloud_init: CloudInit | None = Field(
-        default=None, repr=False,
-        description="{hostname, user_data, meta_data, network_config, ssh_authorized_keys}.",
-    )  # fmt: skip
-    machine: Line | None = Field(default=None, description="Machine type, as in q35 or pc; by hardware when absent.",
-                                 json_schema_extra=dsl("string"))  # fmt: skip
-    arch: Line | None = Field(default=None, description="Architecture of the guest; the host's when absent.",
-                              json_schema_extra=dsl("string"))  # fmt: skip
-    cpu_mode: Literal["none", "maximum", "host-model", "host-passthrough"] | None = Field(
-        default=None, description="CPU of the guest; one that starts on the host when absent.",
-        json_schema_extra=dsl("string"),
-    )  # fmt: skip
-    accelerator: Literal["auto", "kvm", "tcg"] = Field(
-        default="auto", description="auto measures whether KVM works.", json_schema_extra=dsl("string", "auto")
+    cpu: Annotated[Cpu, shorthand("model")] | None = option("{model, features, topology, cache, ...}; see cpu_mode.")
+    cpu_tune: CpuTune | None = option("{cpus, vcpus, emulator, iothreads, shares, period_us, quota_us}.")
+    iothreads: Count = Field(default=0, description="I/O threads, for disks.", json_schema_extra=dsl("integer", 0))
+    numa_cells: tuple[NumaCell, ...] = Field(
+        default=(), description="NUMA cells: [{cpus, memory, distances, host_nodes, ...}].", json_schema_extra=_LIST
     )
-    hardware: Literal["auto", "classic", "modern"] = Field(
-        default="auto", description="auto is modern when image, memory or cloud_init is set.",
-        json_schema_extra=dsl("string", "auto"),
+    numa_tune: NumaTune | None = option("{mode, nodes}: nodes of the host for the memory.")
+    memory_backing: MemoryBacking | None = option("{hugepages, source, access, allocation, locked, ...}.")
+    memory_tune: MemoryTune | None = option("{hard_limit, soft_limit, swap_hard_limit}.")
+    block_tune: BlockTune | None = option("{weight}.")
+    firmware: FirmwareField | None = option("bios, uefi, or {type, secure_boot, loader, nvram_template}.")
+    boot: Boot | None = option("{devices, menu, kernel, ...}.")
+    features: Features | None = option("{acpi, smm, hyperv, kvm_hidden, ...}.")
+    clock: Clock | None = option("{offset, timezone, timers}.")
+    events: Events | None = option("{poweroff, reboot, crash}: what follows.")
+    smbios: Smbios | None = option("{manufacturer, product, serial, ...}, or {host: true}.")
+    tpm: TpmField = option("true, or {model, version, persistent, encryption_secret, banks}: a TPM by swtpm.")
+    video: VideoField | None = option("Model, or {model, heads, vram, accel3d, width, height}.")
+    graphics: tuple[GraphicsField, ...] = Field(
+        default=(), description="[vnc | spice | {type, listen | socket, port, password, ...}]; at 127.0.0.1.",
+        repr=False, json_schema_extra=_LIST,
     )  # fmt: skip
-    autostart: Flag = Field(default=False, description="Start the domain with the host.",
-                            json_schema_extra=dsl(default=False))  # fmt: skip
-    title: Line | None = Field(default=None, description="Short title, one line.", json_schema_extra=dsl("string"))
-    description: Text | None = Field(default=None, description="Free text.", json_schema_extra=dsl("string"))
-    init: AbsolutePath = Field(default="/sbin/init", description="First program of a container.",
-                               json_schema_extra=dsl("string", "/sbin/init"))  # fmt: skip
-    console_log: Flag = Field(default=True, description="Keep what the guest writes to its console.",
-                              json_schema_extra=dsl(default=True))  # fmt: skip
-    ssh_user: Line | None = Field(default=None, description="Login for the runtime property ssh_command.",
-                                  json_schema_extra=dsl("string"))  # fmt: skip
-    address_timeout_s: Positive = Field(default=300, description="Seconds to wait for an address.",
-                                        json_schema_extra=dsl(default=300))  # fmt: skip
-    shutdown_timeout_s: Count = Field(default=60, description="Seconds for the guest's shutdown, before it is forced.",
-                                      json_schema_extra=dsl(default=60))  # fmt: skip
+    inputs: tuple[InputField, ...] = Field(
+        default=(), description="[tablet | mouse | keyboard | {type, bus}].", json_schema_extra=_LIST
+    )
+    sound: SoundField | None = option("Model of a sound card.")
+    serials: tuple[Serial, ...] = Field(
+        default=(), description="Further serial lines: [{type, path, log, ...}].", json_schema_extra=_LIST
+    )
+    channels: tuple[Channel, ...] = Field(
+        default=(), description="Named lines to the host: [{name, path}].", json_schema_extra=_LIST
+    )
+    redirections: tuple[Redirection, ...] = Field(
+        default=(), description="USB devices of viewers: [{bus, type}].", json_schema_extra=_LIST
+    )
+    filesystems: tuple[Filesystem, ...] = Field(
+        default=(), description="Shared directories: [{source, target, driver, ...}].", json_schema_extra=_LIST
+    )
+    watchdog: WatchdogField | None = option("Action, or {model, action}.")
+    rng: RngField | None = option("random, builtin, or {source, path, rate_bytes, period_ms}.")
+    vsock: VsockField = option("true, or {cid}: sockets between host and guest.")
+    balloon: BalloonField | None = option("Model, or {model, autodeflate, free_page_reporting, stats_period_s}.")
+    iommu: IommuField | None = option("Model, or {model, interrupt_remapping, caching_mode, device_tlb}.")
+    shared_memory: tuple[SharedMemory, ...] = Field(
+        default=(), description="Memory shared by guests: [{name, size, role}].", json_schema_extra=_LIST
+    )
 
     @model_validator(mode="after")
-    def _consistent(self, info: ValidationInfo) -> DomainSpec:
-        for new, old in (("memory", "memory_size"), ("max_memory", "memory_maxsize")):
-            if getattr(self, new) and getattr(self, old):
-                raise missing(new, f"{new} and {old} say the same; give one of them")
-        if self.max_memory and self.memory and self.max_memory < self.memory:
-            raise missing("max_memory", "max_memory is less than memory")
-        if strict(info) and not self.has_memory:
-            raise missing("memory", f"a domain of type {self.domain_type} needs memory, as in '512 MiB'")
-        _distinct("networks", "mac", (interface.mac for interface in self.networks))
-        _distinct("networks", "ip", (interface.ip for interface in self.networks))
-        _distinct("disks", "dev", (disk.dev for disk in self.disks))
+    def _possible(self, info: ValidationInfo) -> DomainSpec:
+        if strict(info):
+            hardware_rules.check(self)
         return self
 
-    @property
-    def modern(self) -> bool:
-        """True for virtio hardware; False keeps what guests of older blueprints see."""
-        asked = self.image or self.memory or self.cloud_init
-        return self.hardware == "modern" or (self.hardware == "auto" and asked is not None)
 
-    @property
-    def _wanted_kib(self) -> int | None:
-        if self.memory:
-            return units.to_kib(self.memory)
-        return self.memory_size or (LXC_DEFAULT_KIB if self.domain_type == "lxc" else None)
-
-    @property
-    def has_memory(self) -> bool:
-        """False only where a user's template brings its own, or the domain exists already."""
-        return self._wanted_kib is not None
-
-    @property
-    def memory_kib(self) -> int:
-        """Memory at start.
-
-        Raises:
-            InvalidSpec: none is set, which is right only with a template that brings its own.
-        """
-        if self._wanted_kib is None:
-            raise InvalidSpec("size", f"domain {self.name}", "neither memory nor memory_size is set")
-        return self._wanted_kib
-
-    @property
-    def max_memory_kib(self) -> int:
-        """Maximum of memory: at least ``memory_kib``, because an update may have raised that."""
-        explicit = units.to_kib(self.max_memory) if self.max_memory else self.memory_maxsize
-        return max(explicit or (1 if self.modern else 2) * self.memory_kib, self.memory_kib)
-
-    @property
-    def wanted_cpu_mode(self) -> str | None:
-        """``cpu_mode``, or that of ``domain_cpu`` where it names a mode without a model; None: choose one."""
-        return self.cpu_mode or (self.domain_cpu if self.domain_cpu != "custom" else None)
-
-
-def _distinct(where: str, key: str, values: Iterable[str | None]) -> None:
-    seen: set[str] = set()
-    for at, value in enumerate(values):
-        if value is not None and value in seen:
-            raise missing(f"{where}[{at}].{key}", f"{value} is there twice")
-        seen.add(value or "")
+# A user's template may be older than these, and have variables of these names and another shape.
+NEWER = frozenset(DomainSpec.__annotations__)

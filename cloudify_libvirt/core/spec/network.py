@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from cloudify_libvirt.core.spec import network_rules
 from cloudify_libvirt.core.spec.base import (
+    AbsolutePath,
+    Count,
     Flag,
     InterfaceName,
-    Ip,
-    Ipv4,
+    Line,
     Mac,
-    Part,
     Positive,
     Spec,
     dsl,
     line,
-    missing,
+    strict,
 )
-from cloudify_libvirt.core.spec.cloud_init import host_name
-
-Hostname = Annotated[str, BeforeValidator(host_name)]
+from cloudify_libvirt.core.spec.link import Bandwidth, VirtualPortField, VlanField
+from cloudify_libvirt.core.spec.network_dns import Dns
+from cloudify_libvirt.core.spec.network_parts import (
+    MOST_ADDRESSES,
+    ROUTED,
+    Bootp,
+    Dhcp,
+    DhcpHost,
+    Forward,
+    Hostname,
+    Lease,
+    NetworkIp,
+    PortGroup,
+    Route,
+    zone_name,
+)
 
 # The gateway and one guest. Source: https://www.rfc-editor.org/rfc/rfc3021 (a /31 has no room for a network address)
 _LONGEST_PREFIX = 30
@@ -36,6 +50,15 @@ def ipv4_network(value: object) -> str:
         raise ValueError("must be an IPv4 network of /8 to /30, as in 10.20.0.0/24, or auto") from None
 
 
+def ipv6_network(value: object) -> str:
+    """Return an IPv6 network as ``fd00:20::/64``, or ``auto``; the host part may be set."""
+    try:
+        found = "auto" if value == "auto" else str(subnet6(line(value)))
+    except ValueError:
+        raise ValueError("must be an IPv6 network of /64 to /120, as in fd00:20::/64, or auto") from None
+    return found
+
+
 def subnet(text: str) -> ipaddress.IPv4Network:
     """Return the network of ``text``; ValueError if it has no room for a gateway and a guest."""
     network = ipaddress.IPv4Network(text, strict=False)
@@ -44,85 +67,25 @@ def subnet(text: str) -> ipaddress.IPv4Network:
     return network
 
 
-class Forward(Part):
-    """How a network reaches others."""
-
-    mode: Literal["nat", "route", "open", "bridge", "private", "vepa", "passthrough", "hostdev"] = Field(
-        default="nat", description="Forward mode of libvirt."
-    )
-    dev: InterfaceName | None = Field(default=None, description="Interface of the host; any when absent.")
-
-
-class DhcpRange(Part):
-    """The addresses that DHCP hands out."""
-
-    start: Ip = Field(description="First address.")
-    end: Ip = Field(description="Last address.")
-
-
-class NetworkIp(Part):
-    """An address of the host in a network."""
-
-    address: Ip = Field(description="Address of the host, the guests' gateway.")
-    netmask: Ipv4 | None = Field(default=None, description="Mask, of IPv4.")
-    prefix: Annotated[Positive, Field(le=128)] | None = Field(default=None, description="Prefix, instead of netmask.")
-    dhcp: DhcpRange | None = Field(default=None, description="{start, end}.")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> NetworkIp:
-        if self.netmask and self.prefix:
-            raise missing("prefix", "netmask and prefix say the same; give one of them")
-        if self.netmask and self.version == 6:
-            raise missing("netmask", "an IPv6 address has a prefix, not a netmask")
-        try:
-            reach = self.reach
-        except ValueError:
-            raise missing("netmask" if self.netmask else "prefix", "is not a mask of this address") from None
-        for key in ("start", "end") if self.dhcp and reach else ():
-            if ipaddress.ip_address(getattr(self.dhcp, key)) not in reach:
-                raise missing(f"dhcp.{key}", f"is outside of {reach}")
-        if self.dhcp and ipaddress.ip_address(self.dhcp.start).packed > ipaddress.ip_address(self.dhcp.end).packed:
-            raise missing("dhcp.end", "is below start")
-        return self
-
-    @property
-    def version(self) -> int:
-        """4 or 6."""
-        return ipaddress.ip_address(self.address).version
-
-    @property
-    def reach(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        """The network of the address; without a mask that of its class, as libvirt has it.
-
-        Source: https://libvirt.org/formatnetwork.html#addressing, and virSocketAddrGetIPPrefix of libvirt.
-        """
-        mask = self.netmask or self.prefix or _class_prefix(self.address)
-        return ipaddress.ip_network(f"{self.address}/{mask}", strict=False)
-
-
-def _class_prefix(address: str) -> int:
-    parsed = ipaddress.ip_address(address)
-    if parsed.version == 6:
-        return 64
-    first = parsed.packed[0]
-    return 8 if first < 128 else 16 if first < 192 else 24
-
-
-class DhcpHost(Part):
-    """A fixed address of a guest."""
-
-    mac: Mac = Field(description="MAC address of the guest.")
-    ip: Ipv4 = Field(description="Its address.")
-    name: Hostname | None = Field(default=None, description="Its host name.")
+def subnet6(text: str) -> ipaddress.IPv6Network:
+    """Return the IPv6 network of ``text``; ValueError if it has no room, or is more than one link."""
+    network = ipaddress.IPv6Network(text, strict=False)
+    if "/" not in text or not 64 <= network.prefixlen <= 120:
+        raise ValueError(text)
+    return network
 
 
 class NetworkSpec(Spec):
     """A network."""
 
-    dev: InterfaceName | Literal[""] = Field(default="", description="Name of the bridge; chosen when empty.",
-                                             json_schema_extra=dsl(default=""))  # fmt: skip
-    forwards: tuple[Forward, ...] = Field(default=(), description="[{mode, dev}]; see also mode.",
-                                          json_schema_extra=dsl(default=[]))  # fmt: skip
+    dev: InterfaceName | Literal[""] = Field(
+        default="", description="Name of the bridge, chosen when empty; of mode bridge, a bridge that the host has.",
+        json_schema_extra=dsl(default=""),
+    )  # fmt: skip
+    forwards: tuple[Forward, ...] = Field(
+        default=(), description="[{mode, dev, interfaces, nat, ...}], one at most; see also mode.",
+        json_schema_extra=dsl(default=[]),
+    )  # fmt: skip
     ips: tuple[NetworkIp, ...] = Field(
         default=(), description="[{address, netmask | prefix, dhcp: {start, end}}]; see also cidr.",
         json_schema_extra=dsl(default=[]),
@@ -131,59 +94,156 @@ class NetworkSpec(Spec):
         default=None, description="IPv4 network, as in 10.20.0.0/24, or auto for a free one.",
         json_schema_extra=dsl("string"),
     )  # fmt: skip
-    mode: Literal["nat", "route", "isolated", "open"] | None = Field(
-        default=None, description="How the network reaches others; nat when absent and cidr is given.",
+    cidr6: Annotated[str, BeforeValidator(ipv6_network)] | None = Field(
+        default=None, description="IPv6 network, as in fd00:20::/64, or auto for a free one of the local range (ULA).",
+        json_schema_extra=dsl("string"),
+    )  # fmt: skip
+    mode: Literal["nat", "route", "isolated", "open", "bridge"] | None = Field(
+        default=None, description="How the network reaches others; nat when absent and cidr or cidr6 is given.",
         json_schema_extra=dsl("string"),
     )  # fmt: skip
     dhcp: Flag = Field(default=True, description="Hand out addresses of cidr.",
                        json_schema_extra=dsl(default=True))  # fmt: skip
+    dhcp6: Flag = Field(
+        default=False, description="Hand out addresses of cidr6; otherwise guests make their own (SLAAC).",
+        json_schema_extra=dsl(default=False),
+    )  # fmt: skip
+    lease_s: Lease | None = Field(
+        default=None, description="How long DHCP lends addresses, where ranges and hosts say nothing; 0 is for ever."
+    )
+    bootp: Bootp | None = Field(default=None, description="Boot by network: {file, server}.")
+    tftp: AbsolutePath | None = Field(
+        default=None, description="Directory of the host that its TFTP server shows.", json_schema_extra=dsl("string")
+    )
     domain: Hostname | None = Field(default=None, description="DNS domain of the guests.",
                                     json_schema_extra=dsl("string"))  # fmt: skip
+    domain_local: Flag = Field(
+        default=True, description="Names of domain are not asked for outside.", json_schema_extra=dsl(default=True)
+    )
+    dns: Dns | None = Field(default=None, description="{enable, forward_plain_names, forwarders, hosts, srv, txt}.")
     autostart: Flag = Field(default=True, description="Start the network with the host.",
                             json_schema_extra=dsl(default=True))  # fmt: skip
-    hosts: tuple[DhcpHost, ...] = Field(default=(), description="Fixed addresses: [{mac, ip, name}].",
+    hosts: tuple[DhcpHost, ...] = Field(default=(), description="Fixed addresses: [{mac | id, ip, name, lease_s}].",
                                         json_schema_extra=dsl(default=[]))  # fmt: skip
+    routes: tuple[Route, ...] = Field(
+        default=(), description="Networks behind guests: [{to, via, metric}].", json_schema_extra=dsl(default=[])
+    )
+    dnsmasq: tuple[Line, ...] = Field(
+        default=(), description="Lines for the configuration of dnsmasq, unchecked, as in 'dhcp-option=42,10.20.0.1'.",
+        json_schema_extra=dsl(default=[]),
+    )  # fmt: skip
     mtu: Annotated[Positive, Field(ge=68, le=65535)] | None = Field(
         default=None, description="MTU in bytes.", json_schema_extra=dsl()
     )
+    bandwidth: Bandwidth | None = Field(default=None, description="Limits of all guests together: {inbound, outbound}.")
+    mac: Mac | None = Field(
+        default=None, description="MAC address of the bridge; libvirt's choice when absent.",
+        json_schema_extra=dsl("string"),
+    )  # fmt: skip
+    zone: Annotated[str, BeforeValidator(zone_name)] | None = Field(
+        default=None, description="Zone of firewalld, which must run.", json_schema_extra=dsl("string")
+    )
+    stp: Flag = Field(default=False, description="Spanning tree on the bridge.", json_schema_extra=dsl(default=False))
+    delay_s: Count = Field(default=0, description="How long a new port only listens.",
+                           json_schema_extra=dsl(default=0))  # fmt: skip
+    mac_table: Literal["kernel", "libvirt"] | None = Field(
+        default=None, description="Who keeps the bridge's table of MAC addresses.", json_schema_extra=dsl("string")
+    )
+    guest_ipv6: Flag = Field(
+        default=False, description="Guests speak IPv6 with each other, though the host has no IPv6 address here.",
+        json_schema_extra=dsl(default=False),
+    )  # fmt: skip
+    trust_guest_rx_filters: Flag = Field(
+        default=False, description="Guests may change what their macvtap receives.",
+        json_schema_extra=dsl(default=False),
+    )  # fmt: skip
+    isolated_ports: Flag = Field(
+        default=False, description="Guests reach the host and others, not each other.",
+        json_schema_extra=dsl(default=False),
+    )  # fmt: skip
+    virtualport: VirtualPortField | None = Field(
+        default=None, description="Switch that is no Linux bridge: openvswitch, or {type, ...}; with mode: bridge."
+    )
+    vlan: VlanField | None = Field(default=None, description="VLAN id, or {tags, trunk, native, native_mode}.")
+    portgroups: tuple[PortGroup, ...] = Field(
+        default=(), description="Settings that interfaces choose by name: [{name, default, vlan, bandwidth, ...}].",
+        json_schema_extra=dsl(default=[]),
+    )  # fmt: skip
 
     @model_validator(mode="after")
-    def _consistent(self) -> NetworkSpec:
-        if self.cidr and self.ips:
-            raise missing("cidr", "cidr and ips both give the addresses; give one of them")
-        if self.mode and self.forwards:
-            raise missing("mode", "mode and forwards say the same; give one of them")
-        if self.cidr != "auto":
-            self._check_hosts()
+    def _consistent(self, info: ValidationInfo) -> NetworkSpec:
+        network_rules.check(self, complete=strict(info))
         return self
-
-    def _check_hosts(self) -> None:
-        ranges = self.expanded(self.cidr).ips if self.cidr else self.ips
-        served = [entry.reach for entry in ranges if entry.dhcp]
-        for at, host in enumerate(self.hosts):
-            if not any(ipaddress.ip_address(host.ip) in reach for reach in served):
-                raise missing(f"hosts[{at}].ip", f"{host.ip} is in no range that this network serves by DHCP")
 
     @property
     def modern(self) -> bool:
-        """True where ``cidr`` is given, instead of the lists of older blueprints."""
-        return self.cidr is not None
+        """True where ``cidr`` or ``cidr6`` is given, instead of the lists of older blueprints."""
+        return bool(self.cidr or self.cidr6)
+
+    @property
+    def forward_mode(self) -> str:
+        """The mode in force: ``isolated`` where there is no way to others."""
+        if self.forwards:
+            return self.forwards[0].mode
+        return self.mode or ("nat" if self.modern else "isolated")
+
+    @property
+    def linux_bridge(self) -> bool:
+        """True where libvirt makes the bridge, with its addresses, DHCP and DNS."""
+        return self.forward_mode in ROUTED
 
     @property
     def wanted_forwards(self) -> tuple[Forward, ...]:
         """``forwards``, or what ``mode`` stands for."""
-        mode = self.mode or ("nat" if self.cidr else "isolated")
-        return self.forwards or (() if mode == "isolated" else (Forward(mode=mode),))
+        mode = self.forward_mode
+        return self.forwards or (() if mode == "isolated" else (Forward.model_validate({"mode": mode}),))
 
-    def hosts_of(self, entry: NetworkIp) -> list[dict[str, str]]:
+    @property
+    def serves_ipv4(self) -> bool:
+        """True where guests get IPv4 addresses by DHCP."""
+        return bool(self.cidr and self.dhcp) or any(entry.dhcp and entry.version == 4 for entry in self.ips)
+
+    def hosts_of(self, entry: NetworkIp) -> list[dict[str, Any]]:
         """Return the fixed addresses that the DHCP server of this address hands out."""
         inside = [host for host in self.hosts if entry.dhcp and ipaddress.ip_address(host.ip) in entry.reach]
-        return [{"mac": host.mac, "ip": host.ip, "name": host.name or ""} for host in inside]
+        return [
+            {"mac": host.mac or "", "id": host.id or "", "ip": host.ip, "name": host.name or "",
+             "lease_s": self._lease(host.lease_s)}
+            for host in inside
+        ]  # fmt: skip
 
-    def expanded(self, cidr: str) -> NetworkSpec:
-        """Return this spec with ``cidr`` (not auto) written out: the gateway first, all others for DHCP."""
-        network = subnet(cidr)
-        first, last = network.network_address + 2, network.broadcast_address - 1
-        served = DhcpRange(start=str(first), end=str(last)) if self.dhcp else None
-        address = NetworkIp(address=str(network.network_address + 1), prefix=network.prefixlen, dhcp=served)
-        return self.model_copy(update={"cidr": str(network), "ips": (address,), "forwards": self.wanted_forwards})
+    def ranges_of(self, entry: NetworkIp) -> list[dict[str, Any]]:
+        """Return the ranges that the DHCP server of this address hands out."""
+        ranges = entry.dhcp.every if entry.dhcp else ()
+        return [{"start": each.start, "end": each.end, "lease_s": self._lease(each.lease_s)} for each in ranges]
+
+    def _lease(self, own: int | None) -> int | str:
+        seconds = self.lease_s if own is None else own
+        return "" if seconds is None else seconds
+
+    def expanded(self, cidr: str, cidr6: str = "") -> NetworkSpec:
+        """Return this spec with ``cidr`` and ``cidr6`` (not auto) written out; "" leaves one out."""
+        if not (cidr or cidr6):
+            return self
+        ips = (*self._ipv4(cidr), *self._ipv6(cidr6))
+        return self.model_copy(
+            update={
+                "cidr": str(subnet(cidr)) if cidr else None,
+                "cidr6": str(subnet6(cidr6)) if cidr6 else None,
+                "ips": ips,
+                "forwards": self.wanted_forwards,
+            }
+        )
+
+    def _ipv4(self, cidr: str) -> tuple[NetworkIp, ...]:
+        return (_first_is_gateway(subnet(cidr), served=self.dhcp),) if cidr else ()
+
+    def _ipv6(self, cidr6: str) -> tuple[NetworkIp, ...]:
+        return (_first_is_gateway(subnet6(cidr6), served=self.dhcp6),) if cidr6 else ()
+
+
+def _first_is_gateway(network: ipaddress.IPv4Network | ipaddress.IPv6Network, *, served: bool) -> NetworkIp:
+    """Return the host's address, with the others for DHCP if ``served``: as many as libvirt takes."""
+    base, room = network.network_address, min(network.num_addresses - 2, MOST_ADDRESSES)
+    dhcp = Dhcp(start=str(base + 2), end=str(base + room)) if served else None
+    return NetworkIp(address=str(base + 1), prefix=network.prefixlen, dhcp=dhcp)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.spec.base import Spec
-from cloudify_libvirt.core.spec.domain import DomainSpec
+from cloudify_libvirt.core.spec.base import Rules, Spec
+from cloudify_libvirt.core.spec.domain import NEWER, DomainSpec
 from cloudify_libvirt.core.spec.iso9660 import IsoSpec
 from cloudify_libvirt.core.spec.network import NetworkSpec
 from cloudify_libvirt.core.spec.pool import PoolSpec
@@ -33,7 +33,7 @@ _INTRINSIC = {
     "get_environment_capability", "get_group_capability", "get_input", "get_label", "get_property", "get_secret",
     "get_sys", "merge", "string_find", "string_lower", "string_replace", "string_split", "string_upper",
 }  # fmt: skip
-_SECRET = {"cloud_init", "files"}
+_SECRET = {"cloud_init", "files", "content", "encryption", "auth", "password"}
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _MOST_SHOWN = 60
 _MOST_ERRORS = 5
@@ -50,9 +50,22 @@ def parse_spec(kind: Kind, params: Mapping[str, Any], *, node: str, extra: bool,
     """
     refuse_functions(params, "params", node)
     try:
-        return MODELS[kind].model_validate(params, context={"extra": extra, "complete": complete})
+        return _validated(kind, params, {"extra": extra, "complete": complete})
     except ValidationError as error:
         raise _translate(error, params, node) from None
+
+
+def _validated(kind: Kind, params: Mapping[str, Any], rules: Rules) -> Spec:
+    try:
+        return MODELS[kind].model_validate(params, context=rules)
+    except ValidationError as error:
+        others = {str(details["loc"][0]) for details in error.errors() if details["loc"]} & NEWER
+        if kind != "domain" or not rules["extra"] or not others:
+            raise
+    # Variables of the user's template, which happen to have names of ours.
+    known = {name: value for name, value in params.items() if name not in others}
+    spec = MODELS[kind].model_validate(known, context=rules)
+    return spec.model_copy(update={"extra": {**spec.extra, **{name: params[name] for name in others}}})
 
 
 def refuse_functions(value: object, path: str, node: str) -> None:
@@ -114,7 +127,7 @@ def _reason(details: ErrorDetails, context: Mapping[str, Any]) -> str:
         case "literal_error" | "union_tag_invalid":
             return f"must be one of {context.get('expected') or context.get('expected_tags')}"
         case "union_tag_not_found":
-            return "needs type: one of 'serial', 'usb', 'pci', 'tpm'"
+            return "needs type: one of 'serial', 'usb', 'pci', 'tpm', 'mdev', 'scsi'"
         case "tuple_type":
             return "must be a list"
         case "model_type" | "model_attributes_type":

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ipaddress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cloudify_libvirt.core import units
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.spec.base import Part, Spec
-from cloudify_libvirt.core.spec.domain import Disk, DomainSpec, Interface
+from cloudify_libvirt.core.spec.base import Spec
+from cloudify_libvirt.core.spec.disk import Disk
+from cloudify_libvirt.core.spec.domain import DomainSpec
+from cloudify_libvirt.core.spec.hardware_variables import hardware_variables
+from cloudify_libvirt.core.spec.interface import Interface
 from cloudify_libvirt.core.spec.network import NetworkSpec
+from cloudify_libvirt.core.spec.network_dns import Dns
+from cloudify_libvirt.core.spec.network_parts import NetworkIp, Route
+from cloudify_libvirt.core.spec.placement import place_disks
+from cloudify_libvirt.core.spec.plain import plain
 from cloudify_libvirt.core.spec.pool import PoolSpec
 from cloudify_libvirt.core.spec.volume import VolumeSpec
 
-# Prefix of a target on a bus. Source: https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
-_PREFIXES = {"virtio": "vd", "ide": "hd", "fdc": "fd", "xen": "xvd", "uml": "ubd", "sd": "sd"}
-_BUS_OF_PREFIX = {"vd": "virtio", "hd": "ide", "sd": "scsi", "fd": "fdc", "xvd": "xen", "ubd": "uml"}
 # Types whose hypervisor has virtio-rng, the agent's channel and a panic device; the test driver accepts all.
 _VIRTIO_TYPES = {"qemu", "kvm", "hvf", "test"}
-_SECRET = {"cloud_init"}
 
 
 @dataclass(frozen=True)
 class OwnershipMark:
-    """Who made an object: kept in its metadata, so that teardown removes nothing else."""
+    """Who made an object, kept in its metadata: ``number`` is the instance's among those of its node, from 0."""
 
     deployment: str
     node: str
     instance: str
     version: str
+    orchestrator: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,21 @@ class DomainFacts:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What completes a network's spec; ``cidr`` is the chosen one where the spec says auto."""
+    """What completes a network's spec; ``cidr`` and ``cidr6`` are the chosen ones where the spec says auto."""
 
     uuid: str
     bridge: str = ""
     cidr: str = ""
+    cidr6: str = ""
     mark: OwnershipMark | None = None
 
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What completes a pool's spec."""
+    """What completes a pool's spec; ``secret_uuid`` is that of the secret that we keep its credentials in."""
 
     uuid: str
+    secret_uuid: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,16 @@ class Backing:
 
 @dataclass(frozen=True)
 class VolumeFacts:
-    """What completes a volume's spec; None stands for the spec's own value."""
+    """What completes a volume's spec; None stands for the spec's own value.
+
+    ``secret``: UUID of the libvirt secret with the key of an encrypted volume.
+    """
 
     capacity_bytes: int | None = None
     allocation_bytes: int | None = None
     format: str | None = None
     backing: Backing | None = None
+    secret: str = ""
 
 
 Facts = DomainFacts | NetworkFacts | PoolFacts | VolumeFacts
@@ -102,7 +113,7 @@ def template_variables(spec: Spec, facts: Facts, ctx: Any = "") -> dict[str, Any
         case NetworkSpec(), NetworkFacts():
             found = _network(spec, facts)
         case PoolSpec(), PoolFacts():
-            found = {"path": spec.target_path, "instance_uuid": facts.uuid}
+            found = {**spec.variables(facts.uuid, facts.secret_uuid), "source": plain(spec.wanted_source)}
         case VolumeSpec(), VolumeFacts():
             found = _volume(spec, facts)
         case _:
@@ -111,20 +122,6 @@ def template_variables(spec: Spec, facts: Facts, ctx: Any = "") -> dict[str, Any
     # By contract its four lists stand in its place.
     every.pop("devices", None)
     return every
-
-
-def plain(part: Part) -> dict[str, Any]:
-    """Return the fields for templates: "" for None, mappings for parts, lists for tuples; no secrets."""
-    names = (name for name in type(part).model_fields if name != "extra" and name not in _SECRET)
-    return {**{name: _plain_value(getattr(part, name)) for name in names}, **part.extra}
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, Part):
-        return plain(value)
-    if isinstance(value, tuple):
-        return [_plain_value(item) for item in value]
-    return "" if value is None else value
 
 
 def _domain(spec: DomainSpec, facts: DomainFacts) -> dict[str, Any]:
@@ -145,7 +142,7 @@ def _domain(spec: DomainSpec, facts: DomainFacts) -> dict[str, Any]:
         "networks": [plain(interface) for interface in facts.interfaces if not interface.discovered],
         "owner": _owner(facts.mark),
     }
-    return {**found, **_memory(spec), **_devices(spec)}
+    return {**found, **_memory(spec), **_devices(spec), **hardware_variables(spec, found)}
 
 
 def _memory(spec: DomainSpec) -> dict[str, Any]:
@@ -155,7 +152,7 @@ def _memory(spec: DomainSpec) -> dict[str, Any]:
 
 
 def _devices(spec: DomainSpec) -> dict[str, Any]:
-    kinds = ("serial", "usb", "pci", "tpm")
+    kinds = ("serial", "usb", "pci", "tpm", "mdev", "scsi")
     return {f"{kind}_devices": [plain(device) for device in spec.devices if device.type == kind] for kind in kinds}
 
 
@@ -164,19 +161,40 @@ def _owner(mark: OwnershipMark | None) -> Any:
 
 
 def _network(spec: NetworkSpec, facts: NetworkFacts) -> dict[str, Any]:
-    cidr = facts.cidr or spec.cidr or ""
-    if cidr == "auto":
+    cidr, cidr6 = facts.cidr or spec.cidr or "", facts.cidr6 or spec.cidr6 or ""
+    if "auto" in (cidr, cidr6):
         raise InvalidSpec("render", f"network {spec.name}", "cidr is still auto; a free network must be chosen first")
-    full = spec.expanded(cidr) if cidr else spec
+    full = spec.expanded(cidr, cidr6)
     return {
         "instance_uuid": facts.uuid,
         "dev": facts.bridge or spec.dev,
         "cidr": cidr,
+        "cidr6": cidr6,
         "forwards": [plain(forward) for forward in full.wanted_forwards],
-        "ips": [{**plain(entry), "version": entry.version, "hosts": full.hosts_of(entry)} for entry in full.ips],
+        "dns": _dns(full.dns),
+        "ips": [_ip(full, entry) for entry in full.ips],
+        "routes": [_route(route) for route in full.routes],
+        "linux_bridge": spec.linux_bridge,
         "modern": spec.modern,
         "owner": _owner(facts.mark),
     }
+
+
+def _dns(dns: Dns | None) -> Any:
+    if dns is None:
+        return ""
+    return {**plain(dns), "txt": [{"name": record.name, "value": record.quoted} for record in dns.txt]}
+
+
+def _ip(full: NetworkSpec, entry: NetworkIp) -> dict[str, Any]:
+    dhcp = "" if entry.dhcp is None else plain(entry.dhcp)
+    found = {"dhcp": dhcp, "hosts": full.hosts_of(entry), "ranges": full.ranges_of(entry)}
+    return {**plain(entry), "version": entry.version, **found}
+
+
+def _route(route: Route) -> dict[str, Any]:
+    to = ipaddress.ip_network(route.to)
+    return {**plain(route), "version": to.version, "address": str(to.network_address), "prefix": to.prefixlen}
 
 
 def _volume(spec: VolumeSpec, facts: VolumeFacts) -> dict[str, Any]:
@@ -189,36 +207,5 @@ def _volume(spec: VolumeSpec, facts: VolumeFacts) -> dict[str, Any]:
         "allocation": units.to_mib_rounded_up(allocation),
         "format": facts.format or spec.format or "raw",
         "backing": asdict(facts.backing) if facts.backing else "",
+        "secret": facts.secret,
     }
-
-
-def place_disks(disks: Iterable[Disk], machine: str, *, modern: bool) -> tuple[Disk, ...]:
-    """Return the disks with bus, target and format filled in; given values stay."""
-    wanted = tuple(disks)
-    taken = {disk.dev for disk in wanted if disk.dev}
-    placed = []
-    for disk in wanted:
-        bus = disk.bus or _bus(disk, machine, modern=modern)
-        dev = disk.dev or _free_target(_PREFIXES.get(bus, "sd"), taken)
-        taken.add(dev)
-        placed.append(disk.model_copy(update={"bus": bus, "dev": dev, "type": disk.type or "raw"}))
-    return tuple(placed)
-
-
-def _bus(disk: Disk, machine: str, *, modern: bool) -> str:
-    by_target = next((bus for prefix, bus in _BUS_OF_PREFIX.items() if (disk.dev or "").startswith(prefix)), None)
-    if by_target:
-        return by_target
-    if disk.device == "disk":
-        return "virtio"
-    # virtio-scsi is in every cloud kernel, and on every machine; Debian's has no AHCI, so no SATA.
-    if modern:
-        return "scsi"
-    # A q35 has no IDE, an i440fx no SATA.
-    return "sata" if "q35" in machine else "ide"
-
-
-def _free_target(prefix: str, taken: set[str]) -> str:
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    names = (*letters, *(a + b for a in letters for b in letters))
-    return next(f"{prefix}{name}" for name in names if f"{prefix}{name}" not in taken)

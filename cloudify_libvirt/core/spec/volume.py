@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from cloudify_libvirt.core import checksum as checksums
 from cloudify_libvirt.core import units
-from cloudify_libvirt.core.spec.base import Count, Flag, Line, Name, Part, Size, Spec, dsl, line, missing, strict
+from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.spec.base import (
+    Count,
+    Flag,
+    Line,
+    Name,
+    Part,
+    Size,
+    Spec,
+    Text,
+    Uuid,
+    dsl,
+    line,
+    missing,
+    strict,
+)
 
-_HEX_DIGITS = {"sha256": 64, "sha512": 128}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://.+")
 
 VolumeFormat = Literal["raw", "qcow2", "dir"]
 ImageFormat = Literal["raw", "qcow2", "tar"]
 ImageMode = Literal["overlay", "clone"]
+# Source: qemu-img(1), preallocation of raw and qcow2
+Preallocation = Literal["off", "metadata", "falloc", "full"]
 
 
 def checksum(value: object) -> str:
-    """Return a checksum as ``algorithm:digits`` in lower case; bare digits name theirs by length."""
-    algorithm, _, digits = line(value).strip().lower().rpartition(":")
-    if not algorithm:
-        algorithm = next((name for name, length in _HEX_DIGITS.items() if length == len(digits)), "")
-    if len(digits) != _HEX_DIGITS.get(algorithm) or not re.fullmatch("[0-9a-f]+", digits):
-        raise ValueError(f"a checksum is ALGORITHM:HEX, with one of {', '.join(_HEX_DIGITS)}")
-    return f"{algorithm}:{digits}"
+    """Return a checksum as ``algorithm:digits`` in lower case, or the URL or path of a list of checksums."""
+    try:
+        return str(checksums.Checksum.parse(line(value)))
+    except InvalidSpec:
+        forms = f"ALGORITHM:HEX, with one of {', '.join(checksums.HEX_DIGITS)}, or the URL of a list such as SHA256SUMS"
+        raise ValueError(f"a checksum is {forms}") from None
 
 
 def location(value: object) -> str:
@@ -43,22 +61,83 @@ def _image(value: object) -> object:
 
 Location = Annotated[str, BeforeValidator(location)]
 Checksum = Annotated[str, BeforeValidator(checksum)]
-_IMAGE = "A path or URL, or {source, checksum, pool, size, mode, format}."
+_IMAGE = "A name of the catalogue (debian-12), path or URL, or {source, checksum, pool, size, mode, format, ...}."
 _MODE = "overlay: a thin copy above the cached image; clone: a full copy."
 
 
 class Image(Part):
     """A file with an operating system, to make a volume from."""
 
-    source: Location = Field(description="Path or URL of the image.")
-    checksum: Checksum | None = Field(default=None, description="ALGORITHM:HEX of the file as it is fetched.")
+    source: Location = Field(description="Path or URL of the image, or its name in the catalogue (debian-12).")
+    checksum: Checksum | None = Field(
+        default=None, description="ALGORITHM:HEX of the file as it is served, or the URL of a list such as SHA256SUMS."
+    )
     pool: Name | None = Field(default=None, description="Pool for the image; that of its user when absent.")
     size: Size | None = Field(default=None, description="Size of the disk made from it; the image's own when absent.")
     mode: ImageMode = Field(default="overlay", description=_MODE)
-    format: ImageFormat | None = Field(default=None, description="raw, qcow2 or tar; detected when absent.")
+    format: ImageFormat | None = Field(
+        default=None, description="raw, qcow2 or tar; detected when absent. raw is never looked into."
+    )
+    max_size: Size | None = Field(default=None, description="Most that is fetched or decompressed; 64 GiB when absent.")
+    catalogue: Line | None = Field(default=None, description="File of the blueprint that adds names of images.")
 
 
 ImageField = Annotated[Image, BeforeValidator(_image)]
+
+
+def read_content(value: object) -> bytes:
+    """Return the bytes of a text, of {text} or of {base64}."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str) or not isinstance(value, Mapping):
+        value = {"text": value}
+    (kind, given), *more = value.items() if value else (("", ""),)
+    if more or kind not in ("text", "base64") or not isinstance(given, str):
+        raise ValueError("must be a text, {text: ...} or {base64: ...}")
+    try:
+        return given.encode() if kind == "text" else base64.b64decode(given, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be base64 (RFC 4648), without line breaks") from None
+
+
+def local_file(value: object) -> str:
+    """Return an absolute path of the machine that runs the operations."""
+    if not line(value).startswith("/"):
+        raise ValueError("must be an absolute path on the machine that runs the operations")
+    return line(value)
+
+
+class SourceVolume(Part):
+    """An existing volume to make another one from."""
+
+    volume: Name = Field(description="Name of the volume.")
+    pool: Name | None = Field(default=None, description="Its pool; that of the new volume when absent.")
+
+
+def _source_volume(value: object) -> object:
+    return value if isinstance(value, Mapping) else {"volume": value}
+
+
+class Encryption(Part):
+    """How a volume is encrypted (LUKS); the key is kept in a secret of libvirt, and nowhere else."""
+
+    passphrase: Text | None = Field(default=None, repr=False, description="The key, as from get_secret.")
+    passphrase_file: Annotated[str, BeforeValidator(local_file)] | None = Field(
+        default=None, description="File with the key, readable by its owner alone, where the operations run."
+    )
+    secret_uuid: Uuid | None = Field(default=None, description="Existing secret of libvirt that holds the key.")
+    ephemeral: Flag = Field(default=True, description="false: the host keeps the key over restarts of the daemon.")
+
+    @model_validator(mode="after")
+    def _one_key(self, info: ValidationInfo) -> Encryption:
+        given = sum(map(bool, (self.passphrase, self.passphrase_file, self.secret_uuid)))
+        if given > 1 or (strict(info) and not given):
+            raise missing("passphrase", "give one of passphrase, passphrase_file and secret_uuid")
+        return self
+
+
+_ENCRYPTION = "{passphrase | passphrase_file | secret_uuid, ephemeral}: encrypt with LUKS."
+_SOURCES = ("image", "url", "file", "content", "source_volume")
 
 
 class VolumeSpec(Spec):
@@ -79,31 +158,94 @@ class VolumeSpec(Spec):
                               json_schema_extra=dsl("string"))  # fmt: skip
     format: VolumeFormat | None = Field(default=None, description="raw, qcow2 or dir; that of the content, else raw.",
                                         json_schema_extra=dsl("string"))  # fmt: skip
+    preallocation: Preallocation = Field(
+        default="off", description="off (thin), metadata, falloc (space reserved) or full (zeros written).",
+        json_schema_extra=dsl("string", "off"),
+    )  # fmt: skip
     image: ImageField | None = Field(default=None, description=_IMAGE)
-    checksum: Checksum | None = Field(default=None, description="ALGORITHM:HEX of the file at url or image.",
+    file: Annotated[str, BeforeValidator(local_file)] | None = Field(
+        default=None, description="File to copy into the volume, where the operations run.",
+        json_schema_extra=dsl("string"),
+    )  # fmt: skip
+    content: Annotated[bytes, BeforeValidator(read_content)] | None = Field(
+        default=None, repr=False, description="A text, or {base64}: what the volume holds."
+    )
+    source_volume: Annotated[SourceVolume, BeforeValidator(_source_volume)] | None = Field(
+        default=None, description="Existing volume, by name or as {pool, volume}, to copy or to lay an overlay on."
+    )
+    checksum: Checksum | None = Field(default=None, description="ALGORITHM:HEX of the file at url, file or image.",
                                       json_schema_extra=dsl("string"))  # fmt: skip
     mode: ImageMode | None = Field(default=None, description=_MODE, json_schema_extra=dsl("string"))
+    encryption: Encryption | None = Field(default=None, description=_ENCRYPTION)
+    wipe_on_delete: Flag = Field(default=False, description="Overwrite what was written, before it is deleted.",
+                                 json_schema_extra=dsl(default=False))  # fmt: skip
 
     @model_validator(mode="after")
     def _complete(self, info: ValidationInfo) -> VolumeSpec:
-        if self.url and self.image:
-            raise missing("image", "url and image are two sources; give one of them")
+        self._check_sources()
+        self._check_preallocation()
+        self._check_encryption()
         if self.zero_wipe and self.format not in (None, "raw"):
             raise missing("zero_wipe", "only a raw volume can be overwritten; a new qcow2 reads as zeros anyway")
         if not strict(info):
             return self
         if not self.pool:
             raise missing("pool", "a volume needs the name of its pool")
-        if not (self.capacity or self.size or self.content or self.format == "dir"):
+        if not (self.capacity or self.size or self.sources or self.format == "dir"):
             raise missing("size", "a volume needs size (as in '20 GiB'), capacity (in MiB), image or url")
         return self
 
     @property
-    def content(self) -> Image | None:
-        """What fills the volume: ``image`` or ``url``, with the volume's own size, checksum, mode and format."""
-        if self.image is None and not self.url:
+    def sources(self) -> list[str]:
+        """The keys that say what fills the volume: one, or none."""
+        return [key for key in _SOURCES if getattr(self, key) not in (None, "")]
+
+    def _check_sources(self) -> None:
+        if len(self.sources) > 1:
+            first, second, *_ = self.sources
+            raise missing(first, f"{second} and {first} are two sources; give one of them")
+        if self.format == "dir" and self.sources:
+            raise missing("format", "a directory cannot be filled")
+        if self.is_overlay and self.format == "raw":
+            raise missing("format", "an overlay is qcow2; for a raw volume take mode: clone")
+        if self.mode == "overlay" and self.sources and not self.is_overlay:
+            raise missing("mode", f"an overlay needs image, url, file or source_volume, not {self.sources[0]}")
+
+    def _check_preallocation(self) -> None:
+        if self.preallocation == "off":
+            return
+        if self.is_overlay or self.format == "dir":
+            raise missing("preallocation", "an overlay or a directory holds only what differs or is put there")
+        if self.preallocation == "metadata" and self.format != "qcow2":
+            raise missing("preallocation", "only qcow2 has metadata: set format: qcow2, or take falloc")
+        if self.preallocation == "full" and (self.sources or self.format == "qcow2"):
+            raise missing("preallocation", "full is for an empty raw volume; falloc reserves the space of others, too")
+
+    def _check_encryption(self) -> None:
+        if self.encryption is None:
+            return
+        if self.content is not None:
+            raise missing("content", "it would lie in the pool unencrypted before; write it from inside a guest")
+        if self.is_overlay or self.format == "dir":
+            raise missing("encryption", "only a whole volume (raw or qcow2, mode: clone) can be encrypted")
+        if self.zero_wipe:
+            raise missing("zero_wipe", "zeros over an encrypted volume destroy its header")
+        if self.preallocation != "off" and self.format != "qcow2":
+            raise missing("preallocation", "libvirt makes an encrypted raw volume thin; set format: qcow2, or off")
+
+    @property
+    def is_overlay(self) -> bool:
+        """True for a thin copy above an image or another volume."""
+        mode = self.origin.mode if self.origin else self.mode
+        return mode == "overlay" and (self.origin or self.source_volume) is not None
+
+    @property
+    def origin(self) -> Image | None:
+        """The file that fills the volume, from ``image``, ``url`` or ``file``, with the volume's own settings."""
+        source = self.url or self.file or ""
+        if self.image is None and not source:
             return None
-        image = self.image or Image(source=self.url, mode="clone")
+        image = self.image or Image(source=source, mode="clone")
         own: dict[str, Any] = {"size": self.size, "checksum": self.checksum, "mode": self.mode}
         return image.model_copy(update={name: value for name, value in own.items() if value is not None})
 
@@ -117,4 +259,6 @@ class VolumeSpec(Spec):
     @property
     def allocation_bytes(self) -> int:
         """What to allocate at once."""
+        if self.preallocation in ("falloc", "full") and self.capacity_bytes:
+            return max(self.capacity_bytes, self.allocation * units.MIB)
         return self.allocation * units.MIB

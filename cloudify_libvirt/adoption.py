@@ -1,0 +1,153 @@
+"""What an instance made, told to the orchestrator's ledger; and what an earlier install of it made, taken over.
+
+A second ``cfy install`` of the same deployment removes its state first. What stands on the host then is nobody's, but
+the ledger still has the journal. With that journal the new instance is where a killed one is that runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cloudify_libvirt import deployments
+from cloudify_libvirt.core import ledger, ownership
+from cloudify_libvirt.core.errors import AccessDenied, Conflict, CoreError
+from cloudify_libvirt.core.ledger import Entry
+from cloudify_libvirt.engine import home_of
+from cloudify_libvirt.request import Request
+
+# Of what is recorded, what tells what was made and what is left to do: no parameters, nothing that was a secret.
+JOURNAL = (
+    "resource_id", "uuid", "made", "filled", "origin", "reservations", "secret", "built", "formatted", "wiped", "pool",
+    "path", "bridge", "cidr", "cidr6", "console_log", "serial_logs", "snapshot_files",
+)  # fmt: skip
+_KINDS = frozenset({"domain", "network", "pool", "volume"})
+REMEDY = "Remove what is left (cfy-libvirt orphans --remove), or install under another deployment name."
+
+# Takes the journal of an earlier install, strikes out what is gone; raises Conflict where the rest cannot be kept.
+Fits = Callable[[dict[str, Any]], None]
+
+
+class Mirror:
+    """Keeps one instance's entry of the ledger like its journal."""
+
+    def __init__(self, request: Request, *, active: bool) -> None:
+        """Look at what the instance recorded; nothing is written yet."""
+        self._request = request
+        self._active = active and request.kind in _KINDS
+        self._known = self._journal() if self._active else {}
+        self._entry = self._described(str(request.record.get("libvirt_auth") or "")) if self._known else None
+        if self._entry is not None and not self._entry.path.exists():
+            # Of an earlier release, or lost.
+            self._known = {}
+
+    def keep(self) -> None:
+        """Write the entry if the journal is another one than before."""
+        journal = self._journal() if self._active else {}
+        if journal == self._known:
+            return
+        entry = self._entry = self._entry or self._described("")
+        if journal:
+            ledger.write(Entry(**{**vars(entry), "journal": journal}))
+        else:
+            self._forget(entry)
+        self._known = journal
+
+    def _forget(self, entry: Entry) -> None:
+        try:
+            ledger.forget(entry)
+        except CoreError as error:
+            # What it names is gone: it is only looked for in vain.
+            self._request.record.warn(str(error))
+
+    def _journal(self) -> dict[str, Any]:
+        record = self._request.record
+        if record.get("use_external_resource"):
+            return {}
+        return {key: value for key in JOURNAL if (value := record.get(key)) not in (None, "", [], {})}
+
+    def _described(self, uri: str) -> Entry:
+        return entry_of(self._request, uri or self._request.uri)
+
+
+def mirrored(request: Request, *, active: bool = True) -> Mirror:
+    """Let the ledger know whatever the request's record stores."""
+    mirror = Mirror(request, active=active)
+    request.record.before_store = mirror.keep
+    return mirror
+
+
+def entry_of(request: Request, uri: str) -> Entry:
+    """Return the instance's entry, without a journal."""
+    identity, home = request.identity, home_of(request.ctx)
+    return Entry(identity.deployment, identity.node, identity.index, uri, request.kind, identity.instance, home)
+
+
+def adopt(request: Request, fits: Fits = lambda _journal: None) -> dict[str, Any]:
+    """Take over what an earlier install of the same instance made and no deployment has; return its journal, or {}.
+
+    Raises:
+        Conflict: it cannot be kept as it is.
+    """
+    own = entry_of(request, request.uri)
+    if not own.home or all(entry.instance == own.instance for entry in ledger.of_key(own)):
+        return {}
+    with ledger.held(own):
+        left = [entry for entry in ledger.of_key(own) if entry.kind == own.kind and _forsaken(entry, own)]
+        journal = ledger.merged(left)
+        if not journal:
+            return {}
+        _check_name(request, journal)
+        fits(journal)
+        request.record.put(**journal, adopted={"instance": left[-1].instance, "since": left[-1].since})
+        for entry in left:
+            ledger.forget(entry)
+    request.record.note(f"{request.label}: takes over what {left[-1].instance} of {left[-1].since} made")
+    return journal
+
+
+def _forsaken(entry: Entry, own: Entry) -> bool:
+    try:
+        living = deployments.lives(entry.home, entry.deployment, entry.instance)
+    except OSError as error:
+        raise AccessDenied("look at", f"the deployments in {entry.home}", str(error.strerror)) from error
+    return entry.instance != own.instance and living is False
+
+
+def _check_name(request: Request, journal: dict[str, Any]) -> None:
+    made = journal.get("resource_id", request.name)
+    if made != request.name:
+        reason = f"an earlier install of it made '{made}', which is still there, and now it is called '{request.name}'"
+        raise Conflict("take over", request.label, reason, f"Give it the old name. {REMEDY}")
+
+
+def check_ours(request: Request, found: Any, journal: dict[str, Any]) -> None:
+    """Raise ``Conflict`` unless an object with our UUID was made by an earlier install of this instance."""
+    mark = ownership.mark_on(found)
+    mine = request.mark
+    if mark is not None:
+        same = (mark.orchestrator, mark.deployment, mark.node) == (mine.orchestrator, mine.deployment, mine.node)
+        if same and (journal or _mark_is_forsaken(request, mark.instance)):
+            return
+    elif journal.get("uuid") == found.uuid:
+        return
+    reason = f"an object with its UUID {found.uuid} exists, {_whose(request, mark)}"
+    raise Conflict("define", found.target, reason, REMEDY)
+
+
+def _mark_is_forsaken(request: Request, instance: str) -> bool:
+    """Tell whether only a mark is left of it: what the ledger has is judged by that."""
+    if any(entry.instance == instance for entry in ledger.of_key(entry_of(request, request.uri))):
+        return False
+    return deployments.lives(home_of(request.ctx), request.identity.deployment, instance) is False
+
+
+def _whose(request: Request, mark: Any) -> str:
+    if mark is None or not mark.orchestrator:
+        return (
+            f"from an earlier install of deployment '{request.identity.deployment}' whose state is gone, or from "
+            "somebody else's of the same name"
+        )
+    if mark.orchestrator != request.mark.orchestrator:
+        return f"made by another orchestrator ({mark.orchestrator}) for its deployment '{mark.deployment}'"
+    return f"of instance {mark.instance} of deployment '{mark.deployment}'"

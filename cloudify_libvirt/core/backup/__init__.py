@@ -1,0 +1,1 @@
+"""Backups of running and stopped guests: points in a store, each whole or not there at all."""

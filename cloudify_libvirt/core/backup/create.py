@@ -1,0 +1,256 @@
+"""One backup, from the running guest to a point in the store."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from cloudify_libvirt import __version__
+from cloudify_libvirt.core import checkpoint, stream
+from cloudify_libvirt.core.backup import chain, images, job, names, staging
+from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
+from cloudify_libvirt.core.backup.plan import DiskPlan, Order, Plan, plan
+from cloudify_libvirt.core.backup.poolstore import zeros
+from cloudify_libvirt.core.backup.store import Store
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import Busy, ChainBroken, Conflict, GuestFailed, libvirt_call
+from cloudify_libvirt.core.hostlock import host_lock
+from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.states import OFF
+from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.volume import Volume
+
+LOCK_TIMEOUT_S = 2.0
+
+
+def _no_claim(_pool: str, _name: str) -> None:
+    """Record nothing: who asked keeps no journal."""
+
+
+def _no_progress(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def _no_note(_text: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the layer above wants to know: volumes before they are made, bytes done, what was cleaned up."""
+
+    claim: staging.Claim = _no_claim
+    progress: job.Progress = _no_progress
+    note: Callable[[str], None] = _no_note
+
+
+@contextmanager
+def held(domain: Domain, store: Store) -> Iterator[None]:
+    """Hold domain and store alone; what a killed run left is removed first."""
+    with host_lock(domain.session.uri, f"backups of domain {domain.uuid}", LOCK_TIMEOUT_S), store.lock():
+        yield
+
+
+def create(domain: Domain, store: Store, order: Order, hooks: Hooks | None = None) -> Manifest:
+    """Make one point: an increment where that is right, else a full one that says why.
+
+    Raises:
+        Busy: another run, or another tool, backs the domain up.
+        ChainBroken: ``kind`` is incremental, and that would not be right.
+        GuestFailed: the guest ended meanwhile.
+    """
+    hooks = hooks or Hooks()
+    with held(domain, store):
+        clean_up(domain, store, hooks)
+        points, damaged = store.manifests()
+        point = _point(store, order, [*points, *damaged])
+        wanted = plan(domain, points, order)
+        return _Run(domain, store, order, hooks, points, point).make(wanted)
+
+
+def _point(store: Store, order: Order, taken: list[str]) -> str:
+    point = names.point_name(order.point) if order.point else names.new_point(_now(), taken)
+    if point in taken:
+        raise Conflict("make", store.of(point), "it exists", "Give another name, or delete it first.")
+    return point
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def clean_up(domain: Domain, store: Store, hooks: Hooks) -> None:
+    """Remove what a run that was killed left: its draft, job, volumes and checkpoint.
+
+    Raises:
+        Busy: a job runs that is not of such a run.
+    """
+    drafts = store.sweep()
+    if job.running(domain):
+        if not drafts:
+            reason = "another backup of it runs"
+            raise Busy("back up", domain.target, reason, f"Let it end, or: virsh domjobabort {domain.name}")
+        job.abort(domain)
+    if drafts:
+        # Killed between freezing and thawing, it would have left the guest still.
+        job.thaw(domain)
+    left = staging.sweep(domain.session, staging.BACKUP, domain.uuid)
+    if drafts or left:
+        hooks.note(f"removed what an earlier run left: {', '.join([*drafts, *left])}")
+    if domain.state not in OFF:
+        _drop_checkpoints(domain, store)
+
+
+def _drop_checkpoints(domain: Domain, store: Store) -> None:
+    """Drop our checkpoints but that of the newest point: no increment will begin at an older one."""
+    points, _damaged = store.manifests()
+    mine = [one for one in chain.ordered(points) if one.checkpoint and one.uuid == domain.uuid]
+    prefix = names.checkpoint_prefix(store.label)
+    # Also those of the time when the directory had another path.
+    earlier = {one.checkpoint for one in mine[:-1]}
+    for name in sorted(checkpoint.names(domain)):
+        if (name.startswith(prefix) or name in earlier) and (not mine or name != mine[-1].checkpoint):
+            checkpoint.drop(domain, name)
+
+
+@dataclass
+class _Run:
+    domain: Domain
+    store: Store
+    order: Order
+    hooks: Hooks
+    points: dict[str, Manifest]
+    point: str
+
+    def make(self, wanted: Plan) -> Manifest:
+        self.store.check_room(sum(disk.estimate_bytes for disk in wanted.disks))
+        with ExitStack() as undo:
+            undo.callback(self.store.sweep)
+            # Before anything else: a draft says whose job it is that a killed run left.
+            definition = self._definition()
+            staged, wanted, checkpoint_name, why_not_still = self._copied(wanted, undo)
+            entries = tuple(self._stored(disk, volume, wanted) for disk, volume in staged)
+            manifest = self._manifest(wanted, entries, checkpoint_name, why_not_still, definition)
+            self.store.publish(manifest)
+            undo.pop_all()
+        failures = staging.discard([volume for _disk, volume in staged])
+        for failure in failures:
+            self.hooks.note(f"left for the next run: {failure}")
+        if wanted.running and self.domain.state not in OFF:
+            _drop_checkpoints(self.domain, self.store)
+        return manifest
+
+    def _definition(self) -> tuple[int, str]:
+        xml = self.domain.xml(libvirt.VIR_DOMAIN_XML_INACTIVE).encode()
+        return self.store.write(self.point, DEFINITION, len(xml), [xml])
+
+    def _copied(self, wanted: Plan, undo: ExitStack) -> tuple[list[tuple[DiskPlan, Volume]], Plan, str, str]:
+        """Have the disks as they are at one moment in volumes of the hypervisor's host."""
+        pool = staging.choose(self.domain, self.order.staging_pool, [disk.source for disk in wanted.disks])
+        staging.check(pool, sum(disk.estimate_bytes for disk in wanted.disks), self.domain.name)
+        staged: list[tuple[DiskPlan, Volume]] = []
+        undo.callback(lambda: staging.discard([volume for _disk, volume in staged]))
+        if not wanted.running:
+            staged += [(disk, self._cloned(disk, pool)) for disk in wanted.disks]
+            return staged, wanted, "", ""
+        for disk in wanted.disks:
+            staged.append((disk, self._volume(pool, disk)))
+        name = names.checkpoint_prefix(self.store.label) + self.point if any(d.tracked for d in wanted.disks) else ""
+        undo.callback(self._forget, name)
+        wanted, why = self._begun(wanted, staged, name)
+        job.finish(self.domain, self.order.timeout_s, self.hooks.progress)
+        return staged, wanted, name, why
+
+    def _volume(self, pool: Pool, disk: DiskPlan) -> Volume:
+        name = staging.name(staging.BACKUP, self.domain.uuid, disk.target)
+        return staging.make(pool, name, disk.virtual_bytes, "qcow2", self.hooks.claim)
+
+    def _begun(self, wanted: Plan, staged: list[tuple[DiskPlan, Volume]], name: str) -> tuple[Plan, str]:
+        """Start the job; where the checkpoint turns out broken, as a full one."""
+        try:
+            return wanted, self._begin(wanted, staged, name)
+        except ChainBroken as error:
+            if wanted.parent is None or self.order.kind == "incremental":
+                raise
+            checkpoint.drop(self.domain, wanted.parent.checkpoint)
+            full = wanted.as_full(error.reason)
+            return full, self._begin(full, staged, name)
+
+    def _begin(self, wanted: Plan, staged: list[tuple[DiskPlan, Volume]], name: str) -> str:
+        paths = {disk.target: volume.path for disk, volume in staged}
+        jobs = [job.DiskJob(d.target, paths[d.target], d.since, d.tracked) for d in wanted.disks]
+        jobs += [job.DiskJob(skipped.target, "", "", False) for skipped in wanted.skipped]
+        with job.at_rest(self.domain, self.order.quiesce) as why:
+            job.begin(self.domain, jobs, name, f"{self.store.deployment}/{self.store.domain}/{self.point}")
+        return why
+
+    def _forget(self, name: str) -> None:
+        """Drop the checkpoint of a backup that failed: the one before it goes on to remember."""
+        if name and self.domain.state not in OFF and name in checkpoint.names(self.domain):
+            checkpoint.drop(self.domain, name)
+
+    def _cloned(self, disk: DiskPlan, pool: Pool) -> Volume:
+        """Copy a disk of a stopped guest on its host, with all that it stands on."""
+        target = f"disk {disk.target} of {self.domain.target}"
+        with libvirt_call("back up", target, "Put it into a pool, or start the guest: then any disk can be."):
+            source = Volume(pool, self.domain.session.connection.storageVolLookupByPath(disk.source))
+        name = staging.name(staging.BACKUP, self.domain.uuid, disk.target)
+        self.hooks.claim(pool.name, name)
+        xml = Wish(name, disk.virtual_bytes, "qcow2").xml(disk.virtual_bytes)
+        volume = Volume.create(pool, xml, name, source=source)
+        if self.domain.state not in OFF:
+            staging.discard([volume])
+            raise GuestFailed("back up", self.domain.target, "it was started meanwhile", "Try again.", retryable=True)
+        return volume
+
+    def _stored(self, disk: DiskPlan, volume: Volume, wanted: Plan) -> DiskEntry:
+        """Bring one disk into the store, as a stream from its host."""
+        with libvirt_call("read", volume.target):
+            size = int(volume.handle.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+        self.store.check_room(size)
+        file = f"{disk.target}.qcow2"
+        written, digest = self.store.write(self.point, file, size, self._chunks(volume, disk.target, size))
+        planned = next(one for one in wanted.disks if one.target == disk.target)
+        entry = DiskEntry(
+            target=disk.target, format=disk.format, source=disk.source, virtual_bytes=disk.virtual_bytes,
+            file=file, bytes=written, sha256=digest, incremental=bool(planned.since),
+        )  # fmt: skip
+        return (
+            entry.model_copy(update={"content_sha256": self._content(entry, wanted)}) if self.order.content else entry
+        )
+
+    def _chunks(self, volume: Volume, target: str, size: int) -> Iterator[bytes]:
+        for offset, length, data in stream.received(volume.pool.session, volume.handle, volume.target):
+            yield from zeros(length) if data is None else (data,)
+            self.hooks.progress(f"storing {target}", offset + length, size)
+
+    def _content(self, entry: DiskEntry, wanted: Plan) -> str:
+        with ExitStack() as files:
+            below = chain.layers(self.points, wanted.parent.point, entry.target) if wanted.parent else []
+            below = below if entry.incremental else []
+            paths = [files.enter_context(self.store.local(m.point, e.file)) for m, e in below]
+            paths.append(files.enter_context(self.store.local(self.point, entry.file)))
+            scratch = files.enter_context(self.store.scratch())
+            return images.content_digest(paths, scratch, self.store.of(self.point))
+
+    def _manifest(
+        self, wanted: Plan, entries: tuple[DiskEntry, ...], name: str, why_not_still: str, definition: tuple[int, str]
+    ) -> Manifest:
+        connection = self.domain.session.connection
+        still = wanted.running and not why_not_still
+        reached = "the guest was off" if not wanted.running else "file systems at rest"
+        with libvirt_call("read the version of", f"hypervisor {self.domain.session.uri}"):
+            versions = connection.getLibVersion(), connection.getVersion()
+        return Manifest(
+            tool=__version__, point=self.point, created=_now().isoformat(timespec="seconds"),
+            sequence=max((one.sequence for one in self.points.values()), default=0) + 1,
+            deployment=self.store.deployment, domain=self.store.domain, uuid=self.domain.uuid,
+            parent=wanted.parent.point if wanted.parent else "", reason=wanted.reason, checkpoint=name,
+            running=wanted.running, quiesced=still,
+            consistency=f"as after a power cut: {why_not_still}" if why_not_still else reached,
+            libvirt=versions[0], hypervisor=versions[1], disks=entries, skipped=wanted.skipped,
+            definition_bytes=definition[0], definition_sha256=definition[1],
+        )  # fmt: skip

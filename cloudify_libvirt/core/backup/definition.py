@@ -1,0 +1,70 @@
+"""A domain's definition for another domain made from its backup. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lxml import etree
+
+from cloudify_libvirt.core.identity import mac_address
+from cloudify_libvirt.core.parse import document
+
+# What belongs to the one domain: our mark, its place in a running host, its firmware's memory, its logs.
+_OWN = ("metadata", "os/nvram", "devices/disk/backingStore", "devices/disk/mirror", "devices/interface/target",
+        "devices/serial/log", "devices/console/log", "devices/channel[@type='unix']/source", "genid")  # fmt: skip
+_EMPTY_DRIVES = ("cdrom", "floppy")
+
+
+@dataclass(frozen=True)
+class RestoredDisk:
+    """A disk as it is now: a file, and its format."""
+
+    path: str
+    format: str
+
+
+def another(xml: str, name: str, uuid: str, disks: Mapping[str, RestoredDisk]) -> tuple[str, list[str]]:
+    """Return the definition of a second domain with these disks, and what it lacks of the first.
+
+    Its cards have addresses derived from its UUID. Drives for media are empty; disks that were not in the backup
+    are left out.
+    """
+    root = document(xml)
+    for tag, value in (("name", name), ("uuid", uuid)):
+        element = root.find(tag)
+        if element is None:
+            element = etree.SubElement(root, tag)
+        element.text = value
+    for path in _OWN:
+        for element in root.findall(path):
+            element.getparent().remove(element)
+    lacking = [word for disk in root.findall("devices/disk") for word in _disk(disk, disks)]
+    for number, mac in enumerate(root.findall("devices/interface/mac")):
+        mac.set("address", mac_address("restored", uuid, number))
+    return etree.tostring(root, encoding="unicode"), lacking
+
+
+def _disk(disk: etree._Element, disks: Mapping[str, RestoredDisk]) -> list[str]:
+    element = disk.find("target")
+    target = "" if element is None else str(element.get("dev", ""))
+    source, restored = disk.find("source"), disks.get(target)
+    if restored is None and disk.get("device") in _EMPTY_DRIVES:
+        if source is not None:
+            disk.remove(source)
+            return [f"the medium of {target}"]
+        return []
+    if restored is None:
+        parent = disk.getparent()
+        assert parent is not None
+        parent.remove(disk)
+        return [f"disk {target}"]
+    if source is not None:
+        disk.remove(source)
+    disk.set("type", "file")
+    etree.SubElement(disk, "source", {"file": restored.path})
+    driver = disk.find("driver")
+    if driver is None:
+        driver = etree.SubElement(disk, "driver", {"name": "qemu"})
+    driver.set("type", restored.format)
+    return []

@@ -1,0 +1,222 @@
+"""From a point back to disks: of the domain it was made of, or of a new one."""
+
+from __future__ import annotations
+
+import posixpath
+import uuid as uuids
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from cloudify_libvirt.core import checkpoint, snapshot, storage
+from cloudify_libvirt.core.backup import chain, images, job, names, staging
+from cloudify_libvirt.core.backup.create import Hooks, held
+from cloudify_libvirt.core.backup.definition import RestoredDisk, another
+from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
+from cloudify_libvirt.core.backup.store import Store
+from cloudify_libvirt.core.backup.verify import require_sound
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import Conflict, InUse, Missing, Unsupported
+from cloudify_libvirt.core.identity import NAMESPACE
+from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.snapshot_xml import DiskState
+from cloudify_libvirt.core.states import OFF
+from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.users import Users
+from cloudify_libvirt.core.volume import Volume
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was done: ``lacking`` is what the point does not have, ``was_running`` that the guest was stopped for it."""
+
+    point: str
+    domain: str
+    uuid: str
+    disks: tuple[str, ...]
+    lacking: tuple[str, ...] = ()
+    was_running: bool = False
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """One disk of the domain: where it is, what is there now (None: nothing), what comes."""
+
+    entry: DiskEntry
+    state: DiskState
+    pool: Pool
+    old: Volume | None
+    incoming: list[Volume] = field(default_factory=list)
+
+
+def restore(
+    domain: Domain, store: Store, point: str, hooks: Hooks, *, allow_stop: bool = False, stop_timeout_s: float = 60.0
+) -> Restored:
+    """Put a domain's disks back to a point ("": the newest); it is off afterwards, its next backup is a full one.
+
+    The disks have the names that they had. Those that are replaced go when all new ones are on the host, whole.
+
+    Raises:
+        BackupBroken: the point, or one that it stands on, is damaged; nothing was changed.
+        InUse: the domain runs and may not be stopped, has snapshots, or another one uses a disk.
+    """
+    with held(domain, store):
+        points, _damaged = store.manifests()
+        manifest = chain.get(points, point, store.label)
+        require_sound(store, points, manifest.point, hooks.progress)
+        _refuse_foreign(domain, store, manifest)
+        swaps = _swaps(domain, manifest)
+        was_running = _stopped(domain, allow_stop, stop_timeout_s)
+        staging.sweep(domain.session, staging.RESTORE, domain.uuid)
+        with ExitStack() as undo:
+            undo.callback(lambda: staging.discard([volume for swap in swaps for volume in swap.incoming]))
+            for swap in swaps:
+                swap.incoming.append(_incoming(domain.session, store, points, manifest, swap, domain.uuid, hooks))
+            undo.pop_all()
+        for swap in swaps:
+            _put(domain, swap, hooks)
+        _forget_checkpoints(domain)
+    others = {disk.target for disk in snapshot.disks_of(domain)} - {swap.entry.target for swap in swaps}
+    lacking = tuple(f"disk {target} stays as it is" for target in sorted(others))
+    return Restored(manifest.point, domain.name, domain.uuid, _targets(manifest), lacking, was_running)
+
+
+def _targets(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(disk.target for disk in manifest.disks)
+
+
+def _refuse_foreign(domain: Domain, store: Store, manifest: Manifest) -> None:
+    if manifest.uuid != domain.uuid:
+        reason = f"{store.of(manifest.point)} is of another domain (UUID {manifest.uuid})"
+        raise Conflict("restore", domain.target, reason, "Restore it as a new domain.")
+    if job.running(domain):
+        raise InUse("restore", domain.target, "a backup of it runs", "Let it end.")
+    snapshots = [one.name for one in snapshot.listed(domain)]
+    if snapshots:
+        reason = f"it has the snapshots {', '.join(snapshots[:5])}, which go with its disks"
+        raise InUse("restore", domain.target, reason, "Delete them, or restore into a new domain.")
+
+
+def _swaps(domain: Domain, manifest: Manifest) -> list[_Swap]:
+    states = {disk.target: disk for disk in snapshot.disks_of(domain)}
+    look = Users(domain.session)
+    found = []
+    for entry in manifest.disks:
+        state = states.get(entry.target)
+        pool = staging.pool_of(domain.session, state.path) if state and state.path else None
+        if state is None or pool is None:
+            reason = f"it has no disk {entry.target} any more" if state is None else (
+                f"disk {entry.target} ({state.path}) is in no directory pool"
+            )  # fmt: skip
+            raise Unsupported("restore", domain.target, reason, "Restore into a new domain.")
+        # A file that somebody deleted is a volume until the pool looks again.
+        pool.refresh()
+        old = Volume.find(pool, posixpath.basename(state.path))
+        users = old.users(domain.uuid, look) if old else []
+        if users:
+            raise InUse("replace", f"{entry.target} of {domain.target}", f"it is used by {', '.join(users[:5])}",
+                        "Restore into a new domain.")  # fmt: skip
+        found.append(_Swap(entry, state, pool, old))
+    return found
+
+
+def _stopped(domain: Domain, allowed: bool, timeout_s: float) -> bool:
+    if domain.state in OFF:
+        return False
+    if not allowed:
+        raise InUse("restore", domain.target, "it runs", "Shut it down first, or allow that it is stopped: allow_stop.")
+    domain.stop(timeout_s)
+    return True
+
+
+def _incoming(
+    session: Session, store: Store, points: Mapping[str, Manifest], manifest: Manifest, swap: _Swap, uuid: str,
+    hooks: Hooks,
+) -> Volume:  # fmt: skip
+    name = staging.name(staging.RESTORE, uuid, swap.entry.target, swap.state.format or swap.entry.format)
+    return _uploaded(session, store, points, manifest, swap.entry, swap.pool, name, hooks)
+
+
+def _uploaded(
+    session: Session, store: Store, points: Mapping[str, Manifest], manifest: Manifest, entry: DiskEntry, pool: Pool,
+    name: str, hooks: Hooks,
+) -> Volume:  # fmt: skip
+    """Put a disk together on this machine, and send it to the host as a new volume."""
+    format_ = posixpath.splitext(name)[1][1:]
+    hooks.progress(f"restoring {entry.target}", 0, entry.virtual_bytes)
+    with ExitStack() as files:
+        layers = chain.layers(points, manifest.point, entry.target)
+        paths = [files.enter_context(store.local(m.point, e.file)) for m, e in layers]
+        flat = files.enter_context(store.scratch()) / f"{entry.target}.{format_}"
+        images.flatten(paths, flat, format_, store.of(manifest.point))
+        staging.check(pool, flat.stat().st_blocks * 512, name)
+        volume = staging.make(pool, name, entry.virtual_bytes, format_, hooks.claim)
+        volume.upload(flat)
+    pool.refresh()
+    hooks.progress(f"restoring {entry.target}", entry.virtual_bytes, entry.virtual_bytes)
+    return Volume.get(Pool.get(session, pool.name), name)
+
+
+def _put(domain: Domain, swap: _Swap, hooks: Hooks) -> None:
+    """Let the new content have the old disk's name: what knows the disk by its path need not learn another."""
+    (incoming,) = swap.incoming
+    name, backing = posixpath.basename(swap.state.path), ""
+    if swap.old is not None:
+        backing = swap.old.facts().backing
+        swap.old.delete(domain.uuid)
+    format_ = swap.state.format or swap.entry.format
+    xml = Wish(name, swap.entry.virtual_bytes, format_).xml(swap.entry.virtual_bytes)
+    Volume.create(swap.pool, xml, name, source=incoming)
+    incoming.delete()
+    if backing:
+        storage.release_base(swap.pool, backing)
+    hooks.note(f"disk {swap.entry.target} of {domain.target} is that of the backup")
+
+
+def _forget_checkpoints(domain: Domain) -> None:
+    """Forget our checkpoints: the new disks do not know them."""
+    for name in sorted(checkpoint.names(domain)):
+        if name.startswith(names.CHECKPOINT_PREFIX):
+            checkpoint.drop(domain, name)
+
+
+def restore_as(session: Session, store: Store, point: str, name: str, hooks: Hooks, pool: str = "") -> Restored:
+    """Make a new domain of a point ("": the newest), with its own name, UUID and addresses; it is not started.
+
+    ``pool`` is for its disks; where none is named, that of the old ones, or ``default``. A run that was killed may
+    be run again: the UUID follows from the point and the name.
+
+    Raises:
+        Conflict: a domain of this name exists.
+    """
+    with store.lock():
+        points, _damaged = store.manifests()
+        manifest = chain.get(points, point, store.label)
+        uuid = str(uuids.uuid5(NAMESPACE, f"restored/{manifest.uuid}/{manifest.point}/{name}"))
+        Domain.check_free(session, name, uuid)
+        if Domain.find_by_uuid(session, uuid) is not None:
+            raise Conflict("restore", Domain.label(name, session), "it was restored already", "Give another name.")
+        require_sound(store, points, manifest.point, hooks.progress)
+        staging.sweep(session, staging.RESTORE, uuid)
+        disks = {}
+        with ExitStack() as undo:
+            undo.callback(staging.sweep, session, staging.RESTORE, uuid)
+            for entry in manifest.disks:
+                place = _place(session, pool, entry)
+                volume = staging.name(staging.RESTORE, uuid, entry.target, entry.format)
+                made = _uploaded(session, store, points, manifest, entry, place, volume, hooks)
+                disks[entry.target] = RestoredDisk(made.path, entry.format)
+            xml, lacking = another(store.read(manifest.point, DEFINITION).decode(), name, uuid, disks)
+            Domain.define(session, xml, name, uuid)
+            undo.pop_all()
+    return Restored(manifest.point, name, uuid, _targets(manifest), tuple(lacking))
+
+
+def _place(session: Session, pool: str, entry: DiskEntry) -> Pool:
+    found = Pool.get(session, pool, "Name a pool for the disks.") if pool else staging.pool_of(session, entry.source)
+    found = found or Pool.find(session, "default")
+    if found is None:
+        raise Missing("restore", f"disk {entry.target}", f"there is no pool for it on {session.uri}", "Name one: pool.")
+    found.start()
+    return found

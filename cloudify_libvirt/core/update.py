@@ -1,0 +1,261 @@
+"""Memory and vCPUs of a domain that exists: the running guest first, and the definition for its next start.
+
+Source: https://libvirt.org/html/libvirt-libvirt-domain.html (virDomainSetMemoryFlags, virDomainSetVcpusFlags,
+virDomainMemoryStatTags)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cloudify_libvirt.core import parse, units
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import CoreError, InUse, libvirt_call, quiet
+from cloudify_libvirt.core.states import OFF
+from cloudify_libvirt.core.wait import wait_until
+
+# A guest that has a balloon driver answers within a second or two.
+CONFIRM_TIMEOUT_S = 10.0
+# The guest gives and takes whole pages.
+_TOLERANCE_KIB = 4
+# How long the guest is given to say how much of its memory it uses.
+_STATS_TIMEOUT_S = 3.0
+_RESTART = "it takes effect at the next start"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Memory in KiB and vCPUs; None in a wish leaves the value as it is."""
+
+    memory_kib: int | None = None
+    max_memory_kib: int | None = None
+    vcpus: int | None = None
+    max_vcpus: int | None = None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One value that is not in effect yet; ``at_start`` says that the next start brings it."""
+
+    what: str
+    wanted: int
+    now: int
+    why: str
+    at_start: bool = True
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        if self.what == "vcpus":
+            return f"{self.wanted} vCPUs (now {self.now}): {self.why}"
+        wanted, now = (units.human_size(value * units.KIB) for value in (self.wanted, self.now))
+        name = "a maximum of memory of " if self.what == "max_memory_kib" else "memory of "
+        return f"{name}{wanted} (now {now}): {self.why}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an update did, and what remains to be done."""
+
+    done: tuple[str, ...]
+    pending: tuple[Pending, ...]
+
+
+def read(xml: str) -> Size:
+    """Read the sizes of a live or stored definition."""
+    root = parse.document(xml)
+    maximum = int(root.findtext("memory") or 0)
+    vcpu = root.find("vcpu")
+    most = int(vcpu.text or 1) if vcpu is not None else 1
+    return Size(
+        memory_kib=int(root.findtext("currentMemory") or maximum),
+        max_memory_kib=maximum,
+        vcpus=most if vcpu is None else int(vcpu.get("current", most)),
+        max_vcpus=most,
+    )
+
+
+def completed(wish: Size, now: Size) -> Size:
+    """Return the wish with every value: maxima are raised with what they bound, and lowered only when asked."""
+    memory = wish.memory_kib or min(now.memory_kib or 0, wish.max_memory_kib or now.memory_kib or 0)
+    vcpus = wish.vcpus or now.vcpus or 1
+    return Size(
+        memory_kib=memory,
+        # One that was recorded long ago must not hold up memory that grows beyond it.
+        max_memory_kib=max(wish.max_memory_kib or now.max_memory_kib or 0, memory),
+        vcpus=vcpus,
+        max_vcpus=max(wish.max_vcpus or now.max_vcpus or 1, vcpus),
+    )
+
+
+def apply(domain: Any, wish: Size, timeout_s: float = CONFIRM_TIMEOUT_S) -> Outcome:
+    """Bring the domain to the wished size; what a running guest does not take is left for its next start.
+
+    Raises:
+        InUse: the guest uses more memory than it would have; nothing was changed.
+    """
+    change = _Change(domain, timeout_s)
+    running = domain.active
+    if running:
+        _check_use(domain, wish)
+    with libvirt_call("read", domain.target):
+        persistent = bool(domain.handle.isPersistent())
+    if persistent:
+        change.stored(wish)
+    if running:
+        change.live(wish)
+    return Outcome(tuple(change.done), tuple(change.pending))
+
+
+class _Change:
+    """One update under way."""
+
+    def __init__(self, domain: Any, timeout_s: float) -> None:
+        self.domain, self.timeout_s = domain, timeout_s
+        self.done: list[str] = []
+        self.pending: list[Pending] = []
+
+    def stored(self, wish: Size) -> None:
+        """Change the definition: a maximum before what it bounds where it grows, after it where it shrinks."""
+        config, most = libvirt.VIR_DOMAIN_AFFECT_CONFIG, libvirt.VIR_DOMAIN_MEM_MAXIMUM
+        now = read(self.domain.xml(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        to = completed(wish, now)
+        maximum = (to.max_memory_kib != now.max_memory_kib, "setMemoryFlags", to.max_memory_kib, config | most)
+        current = (to.memory_kib != now.memory_kib, "setMemoryFlags", to.memory_kib, config)
+        grows = (to.max_memory_kib or 0) >= (now.memory_kib or 0)
+        vcpu_maximum = libvirt.VIR_DOMAIN_VCPU_MAXIMUM
+        steps = (
+            *((maximum, current) if grows else (current, maximum)),
+            (to.max_vcpus != now.max_vcpus, "setVcpusFlags", to.max_vcpus, config | vcpu_maximum),
+            # Raising the maximum leaves the count where it was.
+            (to.vcpus != now.vcpus or to.max_vcpus != now.max_vcpus, "setVcpusFlags", to.vcpus, config),
+        )
+        for needed, call, value, flags in steps:
+            if needed:
+                self._call(call, value, flags)
+        if to != now:
+            self.done.append(f"definition: {_words(to)}")
+
+    def live(self, wish: Size) -> None:
+        now = read(self.domain.xml())
+        to = completed(wish, now)
+        if to.max_memory_kib != now.max_memory_kib and wish.max_memory_kib:
+            why = f"the maximum of a running guest cannot change; {_RESTART}"
+            self.pending.append(Pending("max_memory_kib", to.max_memory_kib or 0, now.max_memory_kib or 0, why))
+        if wish.memory_kib:
+            self._memory(wish.memory_kib, now.max_memory_kib or 0)
+        if wish.vcpus and wish.vcpus != now.vcpus:
+            self._vcpus(wish.vcpus, now)
+
+    def _memory(self, wanted: int, most: int) -> None:
+        now = actual_kib(self.domain)
+        if abs(now - wanted) <= _TOLERANCE_KIB:
+            return
+        if wanted > most:
+            limit = units.human_size(most * units.KIB)
+            why = f"the running guest can have {limit} at most; {_RESTART}"
+            self.pending.append(Pending("memory_kib", wanted, now, why))
+            return
+        refusal = self._try("setMemoryFlags", wanted)
+        # libvirt only asks: a guest without a balloon driver changes nothing, and no error says so.
+        if not refusal and wait_until(
+            lambda: abs(self._actual_kib() - wanted) <= _TOLERANCE_KIB,
+            timeout_s=self.timeout_s,
+            signal=self.domain.session.changed,
+        ):
+            self.done.append(f"running guest: memory {units.human_size(wanted * units.KIB)}")
+            return
+        why = refusal or f"the guest has not confirmed it within {self.timeout_s:g} s"
+        why = f"{why}; a guest without a balloon driver always has its maximum, which only the next start can change"
+        self.pending.append(Pending("memory_kib", wanted, self._actual_kib(), why, at_start=False))
+
+    def _actual_kib(self) -> int:
+        if self.domain.state in OFF:
+            raise self.domain.failure("change the memory of")
+        return actual_kib(self.domain)
+
+    def _vcpus(self, wanted: int, now: Size) -> None:
+        if wanted > (now.max_vcpus or 1):
+            refusal = f"the running guest can have {now.max_vcpus} at most"
+        else:
+            refusal = self._try("setVcpusFlags", wanted)
+        reached = read(self.domain.xml()).vcpus or 0
+        if reached == wanted:
+            self.done.append(f"running guest: {wanted} vCPUs")
+        else:
+            why = refusal or "the guest has not taken or given it back"
+            self.pending.append(Pending("vcpus", wanted, reached, f"{why}; {_RESTART}"))
+
+    def _try(self, call: str, value: int) -> str:
+        """Ask the running guest; return its refusal. What may pass (a lost connection) is raised."""
+        try:
+            self._call(call, value, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except CoreError as error:
+            if error.retryable:
+                raise
+            return error.reason.rstrip(".")
+        return ""
+
+    def _call(self, call: str, value: int | None, flags: int) -> None:
+        action = "set the memory of" if call == "setMemoryFlags" else "set the vCPUs of"
+        with libvirt_call(action, self.domain.target):
+            getattr(self.domain.handle, call)(value, flags)
+
+
+def _words(size: Size) -> str:
+    memory, most = (units.human_size((value or 0) * units.KIB) for value in (size.memory_kib, size.max_memory_kib))
+    return f"memory {memory} of {most}, {size.vcpus} vCPUs of {size.max_vcpus}"
+
+
+def actual_kib(domain: Any) -> int:
+    """Return the memory that the running guest has now, in KiB."""
+    with libvirt_call("read the memory of", domain.target):
+        said = domain.handle.memoryStats().get("actual")
+        return int(said if said is not None else domain.handle.info()[2])
+
+
+def _check_use(domain: Any, wish: Size) -> None:
+    """Refuse to take from a guest what it uses: its kernel would kill programs."""
+    if not wish.memory_kib or wish.memory_kib >= actual_kib(domain):
+        return
+    used = used_kib(domain)
+    if used is not None and used > wish.memory_kib:
+        use, wanted = (units.human_size(value * units.KIB) for value in (used, wish.memory_kib))
+        raise InUse(
+            "shrink the memory of",
+            domain.target,
+            f"the guest uses {use}, more than {wanted}",
+            "Free memory in the guest, or stop it first.",
+        )
+
+
+def used_kib(domain: Any) -> int | None:
+    """Return the memory that programs of the guest use, in KiB; None where the guest does not say.
+
+    Its figures are fresh only with a period: one is set for the time of the question.
+    """
+    balloon = parse.document(domain.xml()).find("devices/memballoon/stats")
+    before = int(balloon.get("period", 0)) if balloon is not None else 0
+    live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    if not before and quiet(lambda: domain.handle.setMemoryStatsPeriod(1, live), -1) != 0:
+        return None
+    try:
+        return _fresh_use(domain)
+    finally:
+        if not before:
+            quiet(lambda: domain.handle.setMemoryStatsPeriod(0, live))
+
+
+def _fresh_use(domain: Any) -> int | None:
+    def stats() -> dict[str, int]:
+        return dict(quiet(domain.handle.memoryStats, {}))
+
+    first = stats().get("last_update", 0)
+
+    def look() -> int | None:
+        now = stats()
+        if "usable" not in now or now.get("last_update", 0) == first:
+            return None
+        return int(now["actual"]) - int(now["usable"])
+
+    return wait_until(look, timeout_s=_STATS_TIMEOUT_S, signal=domain.session.changed)

@@ -1,0 +1,131 @@
+"""Backups of a node's domain: its own points, in a directory or pool that the node or the call names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudify_libvirt.core.backup import keeping
+from cloudify_libvirt.core.backup.chain import Keep
+from cloudify_libvirt.core.backup.create import Hooks
+from cloudify_libvirt.core.backup.create import create as make_point
+from cloudify_libvirt.core.backup.keeping import Place
+from cloudify_libvirt.core.backup.manifest import Manifest
+from cloudify_libvirt.core.backup.plan import Order
+from cloudify_libvirt.core.backup.restore import restore as restore_disks
+from cloudify_libvirt.core.backup.restore import restore_as
+from cloudify_libvirt.core.backup.store import Store
+from cloudify_libvirt.core.backup.verify import verify as look_at
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import BackupBroken
+from cloudify_libvirt.core.spec.backup import BackupSpec, parse_backup
+from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.request import Request
+
+_STAGED = "staged"
+
+
+def _asked(request: Request) -> BackupSpec:
+    return parse_backup(request.inputs, node=request.ctx.node.name)
+
+
+def _store(domain: Domain, request: Request, asked: BackupSpec) -> Store:
+    directory = "" if asked.pool else asked.dir or request.backup_dir
+    # A tenant stands before its deployment with a slash, which no directory's name can have.
+    deployment = request.identity.deployment.replace("/", "@")
+    return Place(directory, asked.pool, asked.uri or request.uri).store(deployment, domain.name)
+
+
+def _hooks(request: Request) -> Hooks:
+    """Record each volume before it is made, so that uninstall removes what a killed run left."""
+
+    def claim(pool: str, name: str) -> None:
+        made, entry = list(request.record.get("made") or []), {"pool": pool, "name": name, "kind": _STAGED}
+        if entry not in made:
+            request.record.put(made=[*made, entry])
+
+    return Hooks(claim=claim, note=request.record.note)
+
+
+def _released(request: Request) -> None:
+    made = list(request.record.get("made") or [])
+    request.record.put(made=[entry for entry in made if entry.get("kind") != _STAGED])
+
+
+def _shown(manifest: Manifest) -> dict[str, Any]:
+    shown: dict[str, Any] = manifest.model_dump(
+        mode="json", include={"point", "created", "parent", "reason", "consistency"}
+    )
+    return {**shown, "kind": manifest.kind, "bytes": manifest.size_bytes}
+
+
+def create(domain: Domain, request: Request) -> dict[str, Any]:
+    """Make a point, and let old ones go where a rotation is given; recorded as ``last_backup``."""
+    asked = _asked(request)
+    store = _store(domain, request, asked)
+    order = Order(
+        asked.point, asked.kind, asked.quiesce, float(asked.timeout_s), asked.staging_pool, max(1, asked.full_every),
+        asked.exclude, asked.content,
+    )  # fmt: skip
+    manifest = make_point(domain, store, order, _hooks(request))
+    _released(request)
+    shown = _shown(manifest)
+    request.record.put(last_backup=shown)
+    why = f" ({manifest.reason})" if manifest.reason else ""
+    size = human_size(manifest.size_bytes)
+    request.record.note(f"{manifest.kind} backup '{manifest.point}' of {domain.target}: {size}{why}")
+    if asked.rotates:
+        _prune(store, asked, request)
+    return shown
+
+
+def _prune(store: Store, asked: BackupSpec, request: Request) -> list[str]:
+    gone = keeping.prune(store, Keep(asked.keep_last, asked.keep_daily, asked.keep_weekly, asked.keep_monthly))
+    if gone:
+        request.record.note(f"deleted the points {', '.join(gone)} of {store.label}")
+    return gone
+
+
+def prune(domain: Domain, request: Request) -> list[str]:
+    """Let old points go; return their names."""
+    asked = _asked(request)
+    return _prune(_store(domain, request, asked), asked, request)
+
+
+def listed(domain: Domain, request: Request) -> list[dict[str, Any]]:
+    """Return the points, the oldest first; those that cannot be read say why."""
+    points, damaged = keeping.listed(_store(domain, request, _asked(request)))
+    return [*map(_shown, points), *({"point": name, "damaged": why} for name, why in damaged.items())]
+
+
+def verify(domain: Domain, request: Request) -> dict[str, Any]:
+    """Look at one point, or at all; raise ``BackupBroken`` with everything that is wrong."""
+    asked = _asked(request)
+    store = _store(domain, request, asked)
+    report = look_at(store, asked.point, lambda *_: None, deep=asked.deep)
+    if not report.sound:
+        reasons = "; ".join(f"point '{finding.point}': {finding.reason}" for finding in report.findings)
+        raise BackupBroken("verify", store.label, reasons, "Make a full backup: the chain begins anew with it.")
+    return {"points": list(report.points), "compared": list(report.compared)}
+
+
+def restore(domain: Domain, request: Request) -> dict[str, Any]:
+    """Put the disks back to a point, and let a guest that was stopped for it run again; or make a new domain."""
+    asked = _asked(request)
+    store, hooks = _store(domain, request, asked), _hooks(request)
+    if asked.new_name:
+        done = restore_as(request.session, store, asked.point, asked.new_name, Hooks(note=request.record.note))
+    else:
+        done = restore_disks(domain, store, asked.point, hooks, allow_stop=asked.allow_stop)
+        _released(request)
+        if done.was_running:
+            domain.start()
+    for lacking in done.lacking:
+        request.record.warn(f"restored {done.domain} from '{done.point}' without {lacking}")
+    request.record.note(f"restored {', '.join(done.disks)} of domain '{done.domain}' from '{done.point}'")
+    return {"point": done.point, "domain": done.domain, "uuid": done.uuid, "disks": list(done.disks)}
+
+
+def delete(domain: Domain, request: Request) -> None:
+    """Delete one point that no other stands on."""
+    asked = _asked(request)
+    keeping.delete(_store(domain, request, asked), asked.point)

@@ -1,0 +1,47 @@
+"""Bring a domain that exists to the memory and vCPUs of its parameters."""
+
+from __future__ import annotations
+
+from cloudify_libvirt.core import update as sizes
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.units import parse_seconds, to_kib
+from cloudify_libvirt.request import Request
+
+
+def update(domain: Domain, request: Request) -> None:
+    """Change what the merged parameters name, and record what waits for the next start.
+
+    The input ``timeout_s`` bounds the wait for the guest's answer (10 s).
+    """
+    timeout_s = parse_seconds(request.inputs.get("timeout_s") or sizes.CONFIRM_TIMEOUT_S, "timeout_s")
+    outcome = sizes.apply(domain, wish(request), timeout_s)
+    for text in outcome.done:
+        request.record.note(f"{domain.name}: {text}")
+    for pending in outcome.pending:
+        request.record.warn(f"{domain.name} is not there yet: {pending}")
+    if not (outcome.done or outcome.pending):
+        request.record.note(f"{domain.name} has this size already")
+    waiting = {
+        p.what: {"wanted": p.wanted, "now": p.now, "why": p.why, "at_start": p.at_start} for p in outcome.pending
+    }
+    if waiting or request.record.get("update_pending"):
+        request.record.put(update_pending=waiting)
+
+
+def wish(request: Request) -> sizes.Size:
+    """Return the size that the parameters name; what they leave out stays as it is."""
+    spec = request.draft
+    given = spec.model_fields_set
+    memory = spec.memory_kib if given & {"memory", "memory_size"} else None
+    most = to_kib(spec.max_memory) if spec.max_memory else spec.memory_maxsize
+    vcpus = spec.vcpu if "vcpu" in given else None
+    return sizes.Size(memory_kib=memory, max_memory_kib=most, vcpus=vcpus, max_vcpus=spec.max_vcpu)
+
+
+def settle(request: Request) -> None:
+    """Forget what waited for the start of the domain that just happened; a balloon must still be asked."""
+    pending = request.record.get("update_pending")
+    if pending:
+        request.record.assign(update_pending={key: entry for key, entry in pending.items() if not entry["at_start"]})
+    if request.record.get("detach_pending"):
+        request.record.assign(detach_pending=[])

@@ -1,0 +1,170 @@
+"""Section 7: templates written for the existing plugin, their variables and filter; what the packaged ones make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cloudify.exceptions import NonRecoverableError
+from lxml import etree
+
+from cloudify_libvirt import domain_tasks, network_tasks
+from cloudify_libvirt.core.session import Session
+from tests.driver.conftest import Node
+
+# Every variable that the document names, as old templates use them.
+OLD_TEMPLATE = """<?xml version='1.0'?>
+<domain type='{{ domain_type }}'>
+  <name>{{ name }}</name>
+  <uuid>{{ instance_uuid }}</uuid>
+  <description>{{ ctx.instance.id }}/{{ ctx.node.id }}/{{ ctx.node.properties.params.mine }}/{{ ctx.deployment.id }}/{{
+    ctx.instance.runtime_properties.params.name }}/{{ mine }}</description>
+  <memory unit='KiB'>{{ memory_maxsize }}</memory>
+  <currentMemory unit='KiB'>{{ memory_size }}</currentMemory>
+  <vcpu>{{ vcpu }}</vcpu>
+  <os><type>hvm</type>{% if nvram %}
+    <loader readonly='yes' type='pflash'>/code.fd</loader><nvram>{{ nvram }}</nvram>{% endif %}</os>
+  {{ extra | toxml }}
+  <devices>
+  {% for disk in disks %}
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{{ disk.type }}'/><source file='{{ disk.file }}'/>
+      <target dev='{{ disk.dev }}' bus='{{ disk.bus }}'/>{% if disk.readonly %}<readonly/>{% endif %}
+    </disk>
+  {% endfor %}
+  {% for network in networks %}
+    <interface type='network'><source network='{{ network.network }}'/><target dev='{{ network.dev }}'/>
+      {% if network.mac %}<mac address='{{ network.mac }}'/>{% endif %}
+      {% if network.type %}<model type='{{ network.type }}'/>{% endif %}</interface>
+  {% endfor %}
+  {% for device in serial_devices %}
+    <serial type='dev'><source path='{{ device.source_path }}'/><target port='{{ device.target_port }}'/></serial>
+  {% endfor %}
+  {% for device in usb_devices %}
+    <hostdev mode='subsystem' type='usb'><source><vendor id='{{ device.vendor_id }}'/>
+      <product id='{{ device.product_id }}'/></source></hostdev>
+  {% endfor %}
+  {% for device in pci_devices %}
+    <hostdev mode='subsystem' type='pci'><source><address domain='0x0000' bus='{{ device.bus }}'
+      slot='{{ device.slot }}' function='{{ device.function }}'/></source></hostdev>
+  {% endfor %}
+  {% for device in tpm_devices %}
+    <tpm model='tpm-tis'><backend type='passthrough'><device path='{{ device.path }}'/></backend></tpm>
+  {% endfor %}
+  </devices>
+</domain>
+"""
+DEVICES = [
+    {"type": "serial", "source_path": "/dev/ttyS0", "target_port": 1},
+    {"type": "usb", "vendor_id": "0x1234", "product_id": "0xbeef"},
+    {"type": "pci", "bus": "0x06", "slot": "0x02", "function": "0x0"},
+    {"type": "tpm", "path": "/dev/tpm0"},
+]
+
+
+def configured(session: Session, node: Node, **inputs: Any) -> Any:
+    """The definition that configure made; it is removed again."""
+    node.run(domain_tasks.create)
+    node.run(domain_tasks.configure, **inputs)
+    root = etree.fromstring(session.connection.lookupByName(node.runtime["resource_id"]).XMLDesc())
+    node.run(domain_tasks.delete)
+    return root
+
+
+def old_node(**params: Any) -> Node:
+    given = {
+        "name": "old", "vcpu": 2, "memory_size": 65536, "domain_type": "test", "mine": "own & free",
+        "disks": [{"bus": "virtio", "dev": "vda", "file": "/a.qcow2", "type": "qcow2", "readonly": True}],
+        "networks": [{"network": "default", "dev": "vnet0"}],
+        "extra": {"metadata": {}, "on_crash": "preserve"}, **params,
+    }  # fmt: skip
+    return Node(params=given)
+
+
+def test_a_template_with_every_old_variable(session: Session) -> None:
+    node = old_node(devices=DEVICES, nvram="/var/nvram.fd")
+    root = configured(session, node, template_content=OLD_TEMPLATE)
+    assert root.get("type") == "test" and root.findtext("name") == "old" and root.findtext("vcpu") == "2"
+    assert root.findtext("memory") == "131072" and root.findtext("currentMemory") == "65536"
+    assert root.findtext("description") == f"{node.id}/{node.name}/own & free/dep/old/own & free"
+    assert root.findtext("on_crash") == "preserve", "the filter toxml"
+    assert root.findtext("os/nvram") == "/var/nvram.fd"
+    disk = root.find("devices/disk")
+    assert disk.find("source").get("file") == "/a.qcow2" and disk.find("readonly") is not None
+    assert root.find("devices/interface/source").get("network") == "default"
+    assert root.find("devices/serial/source").get("path") == "/dev/ttyS0"
+    assert root.find("devices/hostdev[@type='usb']/source/vendor").get("id") == "0x1234"
+    assert root.find("devices/hostdev[@type='pci']/source/address").get("bus") == "0x06"
+    assert root.find("devices/tpm/backend/device").get("path") == "/dev/tpm0"
+
+
+def test_lists_without_an_entry_are_false(session: Session) -> None:
+    root = configured(session, old_node(), template_content=OLD_TEMPLATE)
+    assert [root.find(f"devices/{name}") for name in ("serial", "hostdev", "tpm")] == [None] * 3
+    assert root.find("os/nvram") is None
+
+
+def test_a_resource_comes_before_a_text(session: Session) -> None:
+    node = old_node()
+    node.resources["templates/own.xml"] = OLD_TEMPLATE.replace("{{ vcpu }}", "7").encode()
+    root = configured(session, node, template_resource="templates/own.xml", template_content="<nonsense/>")
+    assert root.findtext("vcpu") == "7"
+
+
+def test_a_variable_that_nobody_defines_is_named(session: Session) -> None:
+    node = old_node()
+    node.run(domain_tasks.create)
+    with pytest.raises(NonRecoverableError, match=r"line 2 of template_content.*'domain_typ' is undefined"):
+        node.run(domain_tasks.configure, template_content=OLD_TEMPLATE.replace("domain_type", "domain_typ"))
+
+
+def test_the_packaged_domain_is_what_guests_see_today(session: Session) -> None:
+    """But for the machine type and the emulator, which the test driver has none of: tests/data/domain has them."""
+    node = Node(params={
+        "name": "packaged", "memory_size": 65536, "domain_type": "test", "networks": [{"network": "default"}],
+        "disks": [{"bus": "virtio", "dev": "vda", "file": "/a.qcow2", "type": "qcow2"}], "devices": DEVICES,
+    })  # fmt: skip
+    root = configured(session, node)
+    assert {feature.tag for feature in root.find("features")} == {"acpi", "apic", "pae"}
+    assert root.find("os/boot").get("dev") == "hd" and root.find("clock").get("offset") == "utc"
+    assert [root.findtext(name) for name in ("on_poweroff", "on_reboot", "on_crash")] == [
+        "destroy",
+        "restart",
+        "restart",
+    ]
+    controllers = [c.get("model") for c in root.findall("devices/controller[@type='scsi']")]
+    assert controllers == ["virtio-scsi"]
+    assert root.find("devices/memballoon").get("model") == "virtio"
+    assert {entry.get("bus") for entry in root.findall("devices/input")} == {"ps2"}
+    assert root.find("devices/graphics") is None and root.find("devices/serial[@type='pty']") is not None
+    disk = root.find("devices/disk")
+    assert disk.get("type") == "file" and disk.find("driver").attrib == {"type": "qcow2"}
+    assert root.find("devices/interface/model") is None, "a model only where one is given"
+
+
+def test_the_packaged_network(session: Session) -> None:
+    params = {
+        "name": "old-net", "dev": "vbr-old", "forwards": [{"mode": "nat"}],
+        "ips": [
+            {"address": "10.78.0.1", "netmask": "255.255.255.0", "dhcp": {"start": "10.78.0.2", "end": "10.78.0.9"}}
+        ],
+    }  # fmt: skip
+    node = Node(name="net", params=params)
+    node.run(network_tasks.create)
+    root = etree.fromstring(session.connection.networkLookupByName("old-net").XMLDesc())
+    assert root.find("bridge").get("name") == "vbr-old" and root.find("forward").get("mode") == "nat"
+    assert root.find("ip").get("netmask") == "255.255.255.0"
+    assert dict(root.find("ip/dhcp/range").attrib) == {"start": "10.78.0.2", "end": "10.78.0.9"}
+    node.run(network_tasks.delete)
+
+
+@pytest.mark.parametrize("old", ["domain_file", "domain_template"])
+def test_inputs_of_releases_before_0_7(session: Session, old: str) -> None:
+    node = old_node(name="")
+    node.resources["templates/own.xml"] = OLD_TEMPLATE.encode()
+    text = "templates/own.xml" if old == "domain_file" else OLD_TEMPLATE
+    node.run(domain_tasks.create, params={"resource_id": "older"})
+    node.run(domain_tasks.configure, **{old: text})
+    root = etree.fromstring(session.connection.lookupByName("older").XMLDesc())
+    assert root.findtext("on_crash") == "preserve", "the packaged template has none"
+    node.run(domain_tasks.delete)

@@ -1,0 +1,111 @@
+"""Section 6 on a real host: the workflows over machines, volumes, a pool and a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libvirt
+import pytest
+
+from tests.real.conftest import IMAGES, Cfy, Host, virsh
+from tests.real.nodes import blueprint, empty_domain, node
+
+
+@pytest.fixture
+def deployment(clean_host: Host, cfy: Cfy) -> Cfy:
+    """Two machines on a network, each with a disk of its own."""
+    nodes: dict[str, Any] = {
+        "network": node("network", name="flows", cidr="10.98.47.0/24"),
+        "pool": node("pool", name="flows", path=str(IMAGES / "flows")),
+    }
+    for number in (1, 2):
+        disk = {"pool": "flows", "volume": f"disk-{number}", "dev": "vda"}
+        nodes[f"disk{number}"] = node(
+            "volume", "pool", name=f"disk-{number}", pool="flows", size="1 MiB", format="qcow2"
+        )
+        nodes[f"vm{number}"] = empty_domain(f"disk{number}", "network", name=f"flow-{number}", disks=[disk])
+    cfy.install(blueprint(cfy.directory, "flows", **nodes), "flows")
+    return cfy
+
+
+def flow(cfy: Cfy, workflow: str, *parameters: str, check: bool = True) -> str:
+    options = [word for parameter in parameters for word in ("-p", parameter)]
+    return cfy("executions", "start", workflow, "-b", "flows", *options, check=check).output
+
+
+def snapshots(number: int) -> list[str]:
+    return virsh("snapshot-list", f"flow-{number}", "--name").split()
+
+
+def recorded(cfy: Cfy) -> dict[str, list[str]]:
+    """Node: the names of the backups that it has recorded."""
+    return {str(i["node_id"]): sorted(i["runtime_properties"].get("backups") or {})  # type: ignore[attr-defined]
+            for i in cfy.instances("flows")}  # fmt: skip
+
+
+def ids(cfy: Cfy) -> dict[str, str]:
+    return {str(i["node_id"]): str(i["id"]) for i in cfy.instances("flows")}
+
+
+def test_backup_restore_and_remove_backup(deployment: Cfy) -> None:
+    cfy, instances = deployment, ids(deployment)
+    flow(cfy, "backup", "snapshot_name=one")
+    for number in (1, 2):
+        assert snapshots(number) == [f"{instances[f'vm{number}']}-one"]
+    for name in ("network", "pool", "disk1", "disk2"):
+        assert recorded(cfy)[name] == [f"{instances[name]}-one"]
+    said = flow(cfy, "backup", "snapshot_name=one", check=False)
+    assert "it failed on" in said and len(snapshots(1)) == len(snapshots(2)) == 1, "the first one stays"
+    flow(cfy, "restore", "snapshot_name=one")
+    said = flow(cfy, "restore", "snapshot_name=other", check=False)
+    assert "failed on" in said
+    flow(cfy, "remove_backup", "snapshot_name=one")
+    assert snapshots(1) == snapshots(2) == [] and not any(recorded(cfy).values())
+    cfy.uninstall("flows")
+
+
+def test_a_backup_that_fails_on_one_machine_is_nowhere(deployment: Cfy) -> None:
+    cfy, instances = deployment, ids(deployment)
+    name = f"{instances['vm2']}-two"
+    virsh("snapshot-create-as", "flow-2", name)
+    said = flow(cfy, "backup", "snapshot_name=two", check=False)
+    assert f"no instance has backup 'two' of this run: it failed on {instances['vm2']}" in said
+    assert (
+        f"removed again from {instances['disk1']}" in said and instances["vm1"] in said.split("removed again from")[1]
+    )
+    assert snapshots(1) == [] and snapshots(2) == [name], "that of somebody else is left alone"
+    assert not any(recorded(cfy).values())
+    cfy.uninstall("flows")
+
+
+def test_a_backup_that_fails_lets_no_old_one_go(deployment: Cfy) -> None:
+    """All old ones of all nodes stay until the new one is on all; then the oldest goes."""
+    cfy, instances = deployment, ids(deployment)
+    keep = "snapshot_rotation=2"
+    for name in ("one", "two"):
+        flow(cfy, "backup", f"snapshot_name={name}", keep)
+    virsh("snapshot-create-as", "flow-2", f"{instances['vm2']}-three")
+    flow(cfy, "backup", "snapshot_name=three", keep, check=False)
+    assert snapshots(1) == [f"{instances['vm1']}-{name}" for name in ("one", "two")]
+    assert recorded(cfy)["network"] == [f"{instances['network']}-{name}" for name in ("one", "two")]
+    virsh("snapshot-delete", "flow-2", f"{instances['vm2']}-three")
+    flow(cfy, "backup", "snapshot_name=four", keep)
+    for number in (1, 2):
+        assert snapshots(number) == [f"{instances[f'vm{number}']}-{name}" for name in ("two", "four")]
+    assert recorded(cfy)["disk1"] == sorted(f"{instances['disk1']}-{name}" for name in ("two", "four"))
+    cfy.uninstall("flows")
+
+
+def test_suspend_statistics_resume(deployment: Cfy, host: Host) -> None:
+    flow(deployment, "suspend")
+    states = {host.domain(f"flow-{number}").state()[0] for number in (1, 2)}
+    assert states == {libvirt.VIR_DOMAIN_PAUSED}
+    flow(deployment, "statistics")
+    stats = {i["node_id"]: i["runtime_properties"].get("stat") for i in deployment.instances("flows")}  # type: ignore[attr-defined]
+    assert stats["vm1"]["memory"] == stats["vm2"]["memory"] == 32 and stats["vm1"]["cpu"] < 5 and stats["pool"] is None
+    flow(deployment, "resume", f"include_instances={ids(deployment)['vm1']}")
+    assert host.domain("flow-1").state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    assert host.domain("flow-2").state()[0] == libvirt.VIR_DOMAIN_PAUSED
+    flow(deployment, "resume")
+    assert host.domain("flow-2").state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    deployment.uninstall("flows")

@@ -1,0 +1,162 @@
+"""Hardware by typed parameters: seen by the guest, by libvirt, and gone after uninstall."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from lxml import etree
+
+from tests.real.conftest import IMAGES, ROOT, Cfy, Host, public_key, ssh, virsh
+from tests.real.nodes import blueprint, empty_domain, node
+
+PASSWORD = "s3cretpw"
+SWTPM = Path("/var/lib/libvirt/swtpm")
+
+
+def document(host: Host, name: str) -> Any:
+    return etree.fromstring(host.domain(name).XMLDesc())
+
+
+def test_uefi_with_a_tpm_leaves_nothing(cfy: Cfy, clean_host: Host) -> None:
+    """Firmware, TPM, screen and serial files; the password is nowhere but in libvirt."""
+    tpms = set(SWTPM.glob("*"))
+    domain = empty_domain(
+        name="uefi", firmware="uefi", tpm=True, video="virtio", watchdog="none", memory="128 MiB",
+        graphics=[{"type": "vnc", "password": PASSWORD}], inputs=["tablet"],
+        serials=[{"type": "file"}, {"type": "pty", "log": True}], channels=[{"name": "org.example.0"}],
+    )  # fmt: skip
+    cfy.install(blueprint(cfy.directory, "uefi", vm=domain), "uefi")
+    root = document(clean_host, "uefi")
+    nvram = Path(root.findtext("os/nvram") or "")
+    assert clean_host.domain("uefi").isActive() and nvram.is_file()
+    assert "OVMF" in root.findtext("os/loader")
+    assert root.find("devices/tpm/backend").get("type") == "emulator"
+    assert set(SWTPM.glob("*")) - tpms
+    screen = root.find("devices/graphics")
+    assert screen.find("listen").get("address") == "127.0.0.1" and screen.get("passwd") is None
+    secure = virsh("dumpxml", "--security-info", "uefi")
+    assert f"passwd='{PASSWORD}'" in secure
+    logs = set(Path("/var/log/libvirt/qemu").glob("*-serial*.log"))
+    assert len(logs) == 2
+    assert PASSWORD not in repr(cfy.instances("uefi"))
+    for path in (Path(f"/proc/{pid}/cmdline") for pid in (p.name for p in Path("/proc").iterdir() if p.name.isdigit())):
+        if path.exists():
+            assert PASSWORD.encode() not in path.read_bytes()
+    cfy.uninstall("uefi")
+    assert not nvram.exists()
+    assert not any(path.exists() for path in logs)
+    assert set(SWTPM.glob("*")) == tpms
+
+
+FILES = ("scsi.img", "sata.img", "limited.img", "medium.iso", "share/hello")
+
+
+@pytest.fixture
+def files() -> Iterator[Path]:
+    """Disks, a medium and a directory to share, which are there before and after."""
+    share = IMAGES / "share"
+    share.mkdir()
+    for name in FILES:
+        (IMAGES / name).write_bytes(name.encode() + bytes((1 << 20) - len(name)))
+    (share / "hello").write_text("from the host\n")
+    yield share
+    for name in FILES:
+        (IMAGES / name).unlink()
+    share.rmdir()
+
+
+@pytest.fixture
+def machine(clean_host: Host, files: Path, cfy: Cfy, tiny: Path, key: Path) -> Iterator[str]:
+    """The address of a guest with many devices."""
+    guest = node(
+        "domain", "network", name="devices", image={"source": str(tiny)}, pool="devices", memory="192 MiB",
+        vcpu=2, max_vcpu=4, cpu={"topology": {"sockets": 1, "cores": 2, "threads": 2}}, iothreads=1,
+        networks=[{"network": "devices"}],
+        cloud_init={"ssh_authorized_keys": [public_key(key)]}, memory_backing={"source": "memfd"},
+        disks=[
+            {"file": str(IMAGES / "scsi.img"), "bus": "scsi", "serial": "SCSI1", "discard": "unmap", "cache": "none",
+             "io": "native"},
+            {"file": str(IMAGES / "sata.img"), "bus": "sata"},
+            {"file": str(IMAGES / "limited.img"), "serial": "LIMITED", "iothread": 1,
+             "iotune": {"total_bytes": "1 MiB", "read_iops": 50}},
+            {"device": "cdrom", "dev": "sdd", "bus": "scsi"},
+        ],
+        filesystems=[{"source": str(files), "target": "share"}],
+        rng={"rate_bytes": 4096}, watchdog="reset", balloon={"stats_period_s": 1}, smbios={"product": "Tested"},
+    )  # fmt: skip
+    pool = node("pool", name="devices")
+    network = node("network", name="devices", cidr="auto")
+    guest["relationships"].append({"type": "cloudify.relationships.depends_on", "target": "pool"})
+    cfy.install(blueprint(cfy.directory, "devices", network=network, pool=pool, vm=guest), "devices")
+    (instance,) = [one for one in cfy.instances("devices") if one["node_id"] == "vm"]
+    yield str(instance["runtime_properties"]["ip"])  # type: ignore[index]
+    cfy.uninstall("devices")
+
+
+def test_a_guest_sees_its_hardware(machine: str, clean_host: Host, key: Path) -> None:
+    """One boot: vCPUs, disks on three buses, limits, the share's memory, SMBIOS."""
+    assert ssh(key, machine, "nproc") == "2"
+    disks = ssh(key, machine, "cat /sys/block/vd*/serial; cat /sys/class/dmi/id/product_name; ls /sys/block")
+    assert "LIMITED" in disks and "Tested" in disks and "sda" in disks
+    root = document(clean_host, "devices")
+    source, access = root.find("memoryBacking/source"), root.find("memoryBacking/access")
+    assert (source.get("type"), access.get("mode")) == ("memfd", "shared")
+    assert root.find("devices/filesystem/driver").get("type") == "virtiofs"
+    assert clean_host.domain("devices").maxVcpus() == 4
+    target = next(
+        d.find("target").get("dev") for d in root.findall("devices/disk") if d.findtext("serial") == "LIMITED"
+    )
+    tune = clean_host.domain("devices").blockIoTune(target, 0)
+    assert (tune["total_bytes_sec"], tune["read_iops_sec"]) == (1 << 20, 50)
+    virsh("change-media", "devices", "sdd", str(IMAGES / "medium.iso"), "--insert", "--live")
+    drive = "for d in /dev/sr*; do head -c 6 $d 2>/dev/null; done; true"
+    assert "medium" in ssh(key, machine, drive)
+    virsh("change-media", "devices", "sdd", "--eject", "--live", "--force")
+    assert "medium" not in ssh(key, machine, drive)
+    mount = "modprobe virtiofs; mkdir -p /mnt && mount -t virtiofs share /mnt && head -1 /mnt/hello && touch /mnt/new"
+    assert ssh(key, machine, mount) == "from the host"
+    assert (IMAGES / "share/new").exists()
+    (IMAGES / "share/new").unlink()
+
+
+# What this QEMU lacks: another processor, TLS in qemu.conf, passt.
+NOT_HERE = {"hardware_uefi_loader", "modern_arm", "hardware_spice", "hardware_passt"}
+GOLDENS = sorted((ROOT / "tests/data/domain").glob("hardware_*.xml"))
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_libvirt_takes_every_definition(clean_host: Host, path: Path) -> None:
+    if path.stem in NOT_HERE:
+        with pytest.raises(libvirt.libvirtError):
+            clean_host.connection.defineXML(path.read_text())
+        return
+    domain = clean_host.connection.defineXML(path.read_text())
+    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+
+
+def test_what_the_host_lacks_is_said_before_anything_is_made(cfy: Cfy, clean_host: Host) -> None:
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "vsock": ({"vsock": True}, r"modprobe vhost_vsock"),
+        "pages": ({"memory_backing": {"hugepages": "2 MiB"}}, r"huge pages .*(0 free|has no pages)"),
+        "cpu": ({"accelerator": "tcg", "cpu_mode": "host-passthrough"}, r"Set cpu_mode: maximum"),
+        "passt": ({"networks": [{"passt": True}]}, r"passt.*user: true"),
+        "ide": ({"disks": [{"device": "cdrom", "bus": "ide"}]}, r"a q35 has none"),
+    }
+    if not Path("/dev/vhost-vsock").exists():
+        assert _refusal(cfy, "vsock", cases["vsock"])
+    for name in ("pages", "cpu", "passt", "ide"):
+        assert _refusal(cfy, name, cases[name])
+
+
+def _refusal(cfy: Cfy, name: str, case: tuple[dict[str, Any], str]) -> bool:
+    params, words = case
+    path = blueprint(cfy.directory, name, vm=empty_domain(name=name, **params))
+    result = cfy.install(path, name, check=False)
+    assert result.code != 0 and re.search(words, result.output), result.output[-2000:]
+    cfy.uninstall(name)
+    return True

@@ -1,0 +1,216 @@
+"""Where snapshots, saved states, dumps and backups of one domain meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from cloudify_libvirt.core import checkpoint, fulldump
+from cloudify_libvirt.core.backup.create import Hooks
+from cloudify_libvirt.core.backup.create import create as back_up
+from cloudify_libvirt.core.backup.plan import Order
+from cloudify_libvirt.core.backup.restore import restore
+from cloudify_libvirt.core.backup.store import DirectoryStore
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, InUse
+from cloudify_libvirt.core.filestore import Store as Files
+from cloudify_libvirt.core.session import connect
+from cloudify_libvirt.core.snapshot import create
+from cloudify_libvirt.core.snapshot_plan import Wish
+from cloudify_libvirt.core.snapshot_revert import revert
+from tests.real.conftest import IMAGES, QEMU, Host, virsh
+
+PLACE = IMAGES / "both"
+MIB = 1024**2
+DEFINITION = """
+<domain type='qemu'><name>both</name><memory unit='MiB'>32</memory><os><type machine='q35'>hvm</type></os>
+<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{directory}/both.qcow2'/>
+<target dev='vda' bus='virtio'/></disk><disk type='file' device='disk'><driver name='qemu' type='raw'/>
+<source file='{directory}/both.raw'/><target dev='vdb' bus='virtio'/></disk></devices></domain>
+"""
+
+
+def io(path: Path, format_: str, command: str) -> str:
+    done = subprocess.run(["qemu-io", "-f", format_, "-c", command, path], capture_output=True, text=True, check=False)
+    assert "Could not" not in done.stdout + done.stderr and "can't" not in done.stderr, done.stderr
+    return done.stdout
+
+
+class Machine:
+    """A domain without an operating system: vda is qcow2, vdb raw."""
+
+    def __init__(self, handle: Any, kept: Path) -> None:
+        self.handle, self.vda, self.vdb = handle, PLACE / "both.qcow2", PLACE / "both.raw"
+        self.domain = Domain(connect(QEMU), handle)
+        self.store = DirectoryStore(kept, "one", "both")
+
+    def holds(self, pattern: int) -> bool:
+        return "Pattern verification failed" not in io(self.vda, "qcow2", f"read -P {pattern} 0 4096")
+
+    def write(self, pattern: int) -> None:
+        io(self.vda, "qcow2", f"write -P {pattern} 0 4096")
+
+
+@pytest.fixture
+def both(host: Host, tmp_path: Path) -> Iterator[Machine]:
+    before = host.everything()
+    PLACE.mkdir(mode=0o711)
+    for name, format_ in (("both.qcow2", "qcow2"), ("both.raw", "raw")):
+        subprocess.run(["qemu-img", "create", "-q", "-f", format_, PLACE / name, "4M"], check=True)
+    virsh("pool-create-as", "both", "dir", "--target", str(PLACE))
+    handle = host.connection.defineXML(DEFINITION.format(directory=PLACE))
+    yield Machine(handle, tmp_path / "kept")
+    if handle.isActive():
+        handle.destroy()
+    handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                         | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)  # fmt: skip
+    virsh("pool-destroy", "both")
+    left = {path.name for path in PLACE.iterdir()}
+    shutil.rmtree(PLACE)
+    assert left <= {"both.qcow2", "both.raw"} and host.everything() == before
+
+
+def test_saved_memory_never_meets_restored_disks(both: Machine) -> None:
+    both.write(1)
+    back_up(both.domain, both.store, Order(point="p1"))
+    both.domain.start()
+    both.handle.managedSave(0)
+    made = back_up(both.domain, both.store, Order(point="p2"))
+    assert made.consistency == "as after a power cut: the guest was saved, with what it had not written yet"
+    with pytest.raises(InUse, match="saved state"):
+        restore(both.domain, both.store, "p1", Hooks())
+    assert both.handle.hasManagedSaveImage(0)
+    done = restore(both.domain, both.store, "p1", Hooks(), allow_stop=True)
+    assert done.was_running and not both.handle.hasManagedSaveImage(0) and both.holds(1)
+
+
+def nested(both: Machine) -> bytes:
+    """Let the raw disk hold what looks like a qcow2 image, as a guest may write there."""
+    inner = PLACE / "inner.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", inner, "1M"], check=True)
+    io(inner, "qcow2", "write -P 7 0 65536")
+    data = inner.read_bytes().ljust(4 * MIB, b"\0")
+    inner.unlink()
+    both.vdb.write_bytes(data)
+    both.handle.connect().storagePoolLookupByName("both").refresh()
+    return data
+
+
+def test_raw_disk_that_looks_like_another_format(both: Machine) -> None:
+    data = nested(both)
+    made = back_up(both.domain, both.store, Order(point="off"))
+    assert [disk.virtual_bytes for disk in made.disks] == [4 * MIB, 4 * MIB]
+    both.domain.start()
+    back_up(both.domain, both.store, Order(point="on"))
+    for point in ("off", "on"):
+        both.domain.destroy()
+        both.vdb.write_bytes(bytes(4 * MIB))
+        restore(both.domain, both.store, point, Hooks())
+        assert both.vdb.read_bytes() == data, point
+
+
+def test_restore_that_fails_leaves_the_guest_running(both: Machine) -> None:
+    back_up(both.domain, both.store, Order(point="p1"))
+    both.domain.start()
+
+    def full(what: str, _done: int, _total: int) -> None:
+        if what == "restoring vdb":
+            raise CoreError("write", "vdb", "No space left on device")
+
+    with pytest.raises(CoreError, match="No space"):
+        restore(both.domain, both.store, "p1", Hooks(progress=full), allow_stop=True, stop_timeout_s=0)
+    assert both.handle.isActive() and not list(PLACE.glob("restore-*"))
+
+
+def dumped(both: Machine, tmp_path: Path) -> Files:
+    return Files(tmp_path / "files", "one", "dump", "both", both.domain.uuid)
+
+
+def qemu_pid() -> int:
+    return int(Path("/run/libvirt/qemu/both.pid").read_text())
+
+
+def test_dump_waits_for_the_save_of_a_killed_one(both: Machine, tmp_path: Path) -> None:
+    """libvirt goes on saving when who asked for it is killed: its file is the guest's only memory then."""
+    files = dumped(both, tmp_path)
+    files.prepare()
+    both.domain.start()
+    part = files.path(fulldump.SAVING)
+    other = libvirt.open(QEMU).lookupByName("both")
+    os.kill(qemu_pid(), signal.SIGSTOP)
+    saving = threading.Thread(target=other.saveFlags, args=(str(part), None, 0))
+    saving.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not part.exists() or both.handle.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with pytest.raises(Busy, match="job"):
+            fulldump.dump(both.domain, files)
+        assert part.exists()
+        with pytest.raises(Busy, match="job"):
+            create(both.domain, Wish("s1"))
+    finally:
+        os.kill(qemu_pid(), signal.SIGCONT)
+        saving.join(60)
+    assert not both.handle.isActive()
+    fulldump.dump(both.domain, files)
+    assert both.handle.isActive() and not part.exists() and files.complete
+
+
+def test_old_memory_never_meets_newer_disks(both: Machine, tmp_path: Path) -> None:
+    """After a killed dump the guest was started anew, wrote, and went off."""
+    files = dumped(both, tmp_path)
+    files.prepare()
+    both.domain.start()
+    part = files.path(fulldump.SAVING)
+    both.handle.saveFlags(str(part), None, 0)
+    time.sleep(0.05)
+    both.write(3)
+    with pytest.raises(Conflict, match="changed since"):
+        fulldump.dump(both.domain, files)
+    assert not both.handle.isActive() and part.exists()
+
+
+def bitmaps(path: Path) -> list[str]:
+    told = subprocess.run(["qemu-img", "info", "-U", "--output=json", path], check=True, capture_output=True).stdout
+    found = json.loads(told)["format-specific"]["data"].get("bitmaps", [])
+    return [one["name"] for one in found]
+
+
+def test_explore(both: Machine) -> None:
+    both.vdb.unlink()
+    xml = DEFINITION.format(directory=PLACE)
+    head, _, tail = xml.partition("<disk type='file' device='disk'><driver name='qemu' type='raw'/>")
+    xml = head + tail.partition("</disk>")[2]
+    both.handle.undefine()
+    both.handle = libvirt.open(QEMU).defineXML(xml)
+    both.domain = Domain(connect(QEMU), both.handle)
+    both.domain.start()
+    back_up(both.domain, both.store, Order(point="p1"))
+    print(bitmaps(both.vda), checkpoint.names(both.domain))
+    create(both.domain, Wish("s1"))
+    with pytest.raises(Conflict) as told:
+        revert(both.domain, "s1")
+    print(told.value)
+    both.domain.destroy()
+    for name in checkpoint.names(both.domain):
+        checkpoint.drop(both.domain, name)
+    print(bitmaps(both.vda), checkpoint.names(both.domain))
+    try:
+        revert(both.domain, "s1")
+        print("reverted", both.domain.state)
+    except CoreError as error:
+        print("ERR", error, both.domain.state)
+    assert 0
