@@ -90,6 +90,9 @@ def adopt(request: Request, fits: Fits = lambda _journal: None) -> dict[str, Any
         Conflict: it cannot be kept as it is.
     """
     own = entry_of(request, request.uri)
+    if request.record.get("resource_id"):
+        _finish(request, own)
+        return {}
     if not own.home or all(entry.instance == own.instance for entry in ledger.of_key(own)):
         return {}
     with ledger.held(own):
@@ -104,6 +107,14 @@ def adopt(request: Request, fits: Fits = lambda _journal: None) -> dict[str, Any
             ledger.forget(entry)
     request.record.note(f"{request.label}: takes over what {left[-1].instance} of {left[-1].since} made")
     return journal
+
+
+def _finish(request: Request, own: Entry) -> None:
+    """Forget the entries whose journals were taken over, where a kill came in between."""
+    if request.record.get("adopted"):
+        for entry in ledger.of_key(own):
+            if _forsaken(entry, own):
+                ledger.forget(entry)
 
 
 def _forsaken(entry: Entry, own: Entry) -> bool:

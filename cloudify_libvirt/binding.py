@@ -184,10 +184,10 @@ def claim(noun: Any, request: Request, fits: Fits = lambda _journal: None) -> st
     """
     uuid = str(request.params["instance_uuid"])
     noun.check_free(request.session, request.name, uuid)
-    if request.record.get("uuid") != uuid:
-        found = noun.find_by_uuid(request.session, uuid)
-        if not adopt(request, partial(_check_kept, request, found, fits)) and found is not None:
-            check_ours(request, found, {})
+    known = request.record.get("uuid") == uuid
+    found = None if known else noun.find_by_uuid(request.session, uuid)
+    if not adopt(request, partial(_check_kept, request, found, fits)) and found is not None:
+        check_ours(request, found, {})
     request.record.put(resource_id=request.name, uuid=uuid)
     return uuid
 

@@ -10,6 +10,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # A running workflow's, and a killed one's: nobody writes the end of that.
 _UNDER_WAY = frozenset({"pending", "started"})
@@ -68,3 +69,14 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def instances(home: str, deployment: str) -> list[dict[str, Any]]:
+    """Return what is stored of each instance of a deployment.
+
+    Raises:
+        OSError: there is no such deployment, or it is not for us.
+    """
+    files = _deployment(home, deployment) / "node-instances"
+    names = sorted(path.name for path in files.iterdir() if path.suffix == ".json")
+    return [json.loads((files / name).read_text(encoding="utf-8")) for name in names]

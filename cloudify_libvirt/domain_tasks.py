@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
+from cloudify_libvirt.checking import checks
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import backup as backups
 from cloudify_libvirt.steps import domain as steps
-from cloudify_libvirt.steps import hotplug, statistics, validation
+from cloudify_libvirt.steps import drift, hotplug, statistics, status, validation
+from cloudify_libvirt.steps import heal as healing
+from cloudify_libvirt.steps import pull as pulling
 from cloudify_libvirt.steps import snapshot as snapshots
 from cloudify_libvirt.steps import update as sizes
 
@@ -69,13 +72,13 @@ def reboot(domain: Domain, request: Request) -> None:
 @operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
 def suspend(domain: Domain, request: Request) -> None:
     """Pause the guest."""
-    steps.suspend(domain)
+    steps.suspend(domain, request)
 
 
 @operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
 def resume(domain: Domain, request: Request) -> None:
     """Let a paused guest go on."""
-    steps.resume(domain)
+    steps.resume(domain, request)
 
 
 @operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
@@ -172,3 +175,27 @@ def backup_delete(domain: Domain, request: Request) -> None:
 def backup_prune(domain: Domain, request: Request) -> list[str]:
     """Let old points go by a rotation."""
     return backups.prune(domain, request)
+
+
+@checks("domain")
+def check_status(request: Request) -> None:
+    """Raise when the domain is not as it should be: gone, off, without a disk, network or address."""
+    status.check(request, status.domain)
+
+
+@checks("domain")
+def check_drift(request: Request) -> list[dict[str, object]] | None:
+    """Return what is not as declared, in definition, running guest and host; None when all is."""
+    return drift.check(request, drift.domain)
+
+
+@as_operation("domain")
+def heal(request: Request) -> None:
+    """Bring the domain back with the same UUID, MACs and addresses; lost disks are reported."""
+    healing.domain(request)
+
+
+@as_operation("domain")
+def pull(request: Request) -> None:
+    """Record the addresses of today."""
+    pulling.domain(request)

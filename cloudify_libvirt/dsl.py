@@ -69,6 +69,12 @@ def _validation(module: str) -> Operation:
     return Operation(VALIDATION, "create", f"{module}.validate")
 
 
+def _shape(module: str) -> tuple[Operation, ...]:
+    """Return what tells and mends how an installed instance is."""
+    looks = Operation(VALIDATION, "check_status", f"{module}.check_status")
+    return (looks, *(Operation(LIFECYCLE, name, f"{module}.{name}") for name in ("check_drift", "heal", "pull")))
+
+
 def _snapshots(module: str) -> tuple[Operation, ...]:
     names = ("create", "apply", "delete", "rotate")
     return tuple(Operation(SNAPSHOT, name, f"{module}.snapshot_{name}") for name in names)
@@ -82,6 +88,7 @@ NODE_TYPES = (
         DomainSpec,
         (
             _validation("domain_tasks"),
+            *_shape("domain_tasks"),
             *_lifecycle(
                 "domain_tasks",
                 *("create", "configure", "start", "prestop", "stop", "delete", "reboot", "update"),
@@ -112,6 +119,7 @@ NODE_TYPES = (
         # No stop: the workflows stop and restart run it before that of the machines that use the network.
         (
             _validation("network_tasks"),
+            *_shape("network_tasks"),
             *_lifecycle("network_tasks", "create", "start", "delete", renders="create"),
             *_snapshots("network_tasks"),
         ),
@@ -123,6 +131,7 @@ NODE_TYPES = (
         PoolSpec,
         (
             _validation("pool_tasks"),
+            *_shape("pool_tasks"),
             *_lifecycle("pool_tasks", "create", "configure", "start", "stop", "delete", renders="create"),
             *_snapshots("pool_tasks"),
         ),
@@ -134,6 +143,7 @@ NODE_TYPES = (
         VolumeSpec,
         (
             _validation("volume_tasks"),
+            *_shape("volume_tasks"),
             *_lifecycle("volume_tasks", "create", "start", "stop", "delete", "update", renders="create"),
             *_snapshots("volume_tasks"),
         ),
@@ -143,7 +153,11 @@ NODE_TYPES = (
         "cloudify.nodes.Tier",
         "cloudify.datatypes.iso9660",
         IsoSpec,
-        (_validation("iso9660_tasks"), *_lifecycle("iso9660_tasks", "create", "delete", renders="create")),
+        (
+            _validation("iso9660_tasks"),
+            *_shape("iso9660_tasks"),
+            *_lifecycle("iso9660_tasks", "create", "delete", renders="create"),
+        ),
     ),
 )
 
@@ -175,7 +189,10 @@ PROPERTIES: Mapping[str, Any] = {
 
 _FILTERS: Mapping[str, tuple[str, Any]] = {
     "include_instances": ("Only these instances; empty means all.", []),
-    "include_node_types": ("Only instances that are of each of these types, or of types derived from them; empty means all.", []),
+    "include_node_types": (
+        "Only instances that are of each of these types, or of types derived from them; empty means all.",
+        [],
+    ),
     "exclude_node_types": ("No instances of these types, nor of types derived from them.", []),
 }
 _NAME = ("Name of the backup.", "")

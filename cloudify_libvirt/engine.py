@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pathlib import Path
-from typing import Any
-
 from cloudify.state import current_workflow_ctx
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import as_operation
+from cloudify_libvirt.checking import checks
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import drift, status, validation
+from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import iso9660 as steps
-from cloudify_libvirt.steps import validation
+from cloudify_libvirt.steps import pull as pulling
 
 
 @as_operation("iso9660", records=False)
@@ -24,3 +27,27 @@ def create(request: Request) -> None:
 def delete(request: Request) -> None:
     """Forget the image; the volume that holds it is another node's."""
     request.record.clear()
+
+
+@checks("iso9660")
+def check_status(request: Request) -> None:
+    """Raise when the volume is gone, or holds no image."""
+    status.check(request, status.iso9660)
+
+
+@checks("iso9660")
+def check_drift(request: Request) -> list[dict[str, object]] | None:
+    """Return what is not as declared; None when all is."""
+    return drift.check(request, drift.iso9660)
+
+
+@as_operation("iso9660")
+def heal(request: Request) -> None:
+    """Write the image again from the blueprint."""
+    healing.iso9660(request)
+
+
+@as_operation("iso9660")
+def pull(request: Request) -> None:
+    """Record the parameters in force."""
+    pulling.iso9660(request)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
+from cloudify_libvirt.checking import checks
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, definition, validation
+from cloudify_libvirt.steps import addresses, definition, drift, status, validation
+from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import network as steps
+from cloudify_libvirt.steps import pull as pulling
 
 
 @as_operation("network", records=False)
@@ -67,3 +70,27 @@ def snapshot_delete(request: Request) -> None:
 def snapshot_rotate(request: Request) -> None:
     """Let those go that the rotation no longer keeps."""
     definition.let_old_ones_go(request)
+
+
+@checks("network")
+def check_status(request: Request) -> None:
+    """Raise when the network is gone or not active."""
+    status.check(request, status.network)
+
+
+@checks("network")
+def check_drift(request: Request) -> list[dict[str, object]] | None:
+    """Return what is not as declared; None when all is."""
+    return drift.check(request, drift.network)
+
+
+@as_operation("network")
+def heal(request: Request) -> None:
+    """Bring the network back with the same UUID and bridge, and running guests back to it."""
+    healing.network(request)
+
+
+@as_operation("network")
+def pull(request: Request) -> None:
+    """Record the bridge of today."""
+    pulling.network(request)

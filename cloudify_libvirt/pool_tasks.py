@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
+from cloudify_libvirt.checking import checks
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import definition, validation
+from cloudify_libvirt.steps import definition, drift, status, validation
+from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import pool as steps
+from cloudify_libvirt.steps import pull as pulling
 
 
 @as_operation("pool", records=False)
@@ -30,13 +33,13 @@ def configure(pool: Pool, request: Request) -> None:
 @operates_on(Pool, kind="pool", missing=Missing.FAIL, external=External.SKIP)
 def start(pool: Pool, request: Request) -> None:
     """Activate the pool, and read its contents."""
-    steps.start(pool)
+    steps.start(pool, request)
 
 
 @operates_on(Pool, kind="pool", missing=Missing.SKIP, external=External.SKIP)
 def stop(pool: Pool, request: Request) -> None:
     """Deactivate the pool; guests that use its volumes go on."""
-    pool.stop()
+    steps.stop(pool, request)
 
 
 @removes(Pool, kind="pool")
@@ -67,3 +70,27 @@ def snapshot_delete(request: Request) -> None:
 def snapshot_rotate(request: Request) -> None:
     """Let those go that the rotation no longer keeps."""
     definition.let_old_ones_go(request)
+
+
+@checks("pool")
+def check_status(request: Request) -> None:
+    """Raise when the pool is gone, not active, or without its directory."""
+    status.check(request, status.pool)
+
+
+@checks("pool")
+def check_drift(request: Request) -> list[dict[str, object]] | None:
+    """Return what is not as declared; None when all is."""
+    return drift.check(request, drift.pool)
+
+
+@as_operation("pool")
+def heal(request: Request) -> None:
+    """Bring the pool back with the same UUID; volumes that are gone stay so."""
+    healing.pool(request)
+
+
+@as_operation("pool")
+def pull(request: Request) -> None:
+    """Read what is in the pool, and record its directory."""
+    pulling.pool(request)

@@ -15,10 +15,11 @@ from cloudify_libvirt import __version__
 from cloudify_libvirt.core.errors import InvalidSpec, Missing
 from cloudify_libvirt.core.identity import Identity, assign_indexes
 from cloudify_libvirt.core.media import expand
+from cloudify_libvirt.core.own_template import own_variables
 from cloudify_libvirt.core.ownership import orchestrator_id
 from cloudify_libvirt.core.render import TemplateSource, render, render_device
 from cloudify_libvirt.core.session import Session, connect
-from cloudify_libvirt.core.spec import Kind, parse_spec, refuse_functions
+from cloudify_libvirt.core.spec import Kind, only_copied, parse_spec, refuse_functions
 from cloudify_libvirt.core.spec.variables import Facts, OwnershipMark, template_variables
 from cloudify_libvirt.core.units import parse_bool
 from cloudify_libvirt.core.uri import check_uri
@@ -53,7 +54,7 @@ OWN_KEYS = frozenset(
         "libvirt_auth", "params", "params_from_properties", "use_external_resource", "uuid", "index", "ip",
         "networks", "public_ip_address", "ipv4_addresses", "ipv6_addresses", "accelerator", "console_log",
         "serial_logs", "domain_type", "made", "started_at", "shutdown_asked_at", "stale_leases", "bridge", "cidr",
-        "cidr6",
+        "cidr6", "rendered_by", "attached", "suspended", "stopped", "by_input",
         "built", "formatted", "secret", "wiped", "reservations", "ssh_command", "path", "filled", "pool",
         "image_user", "stat", "update_pending", "detach_pending", "backups", "snapshots", "snapshot_files",
         "snapshot_job", "last_backup", "origin", "adopted",
@@ -181,12 +182,8 @@ class Request:
         """Return the hypervisor's URI."""
         value = self._setting("libvirt_auth", DEFAULT_URI)
         if isinstance(value, Mapping):
-            raise InvalidSpec(
-                "read",
-                f"libvirt_auth of {self.label}",
-                f"it is a {type(value).__name__}, not a text",
-                f"Give a URI such as {DEFAULT_URI}.",
-            )
+            reason, remedy = f"it is a {type(value).__name__}, not a text", f"Give a URI such as {DEFAULT_URI}."
+            raise InvalidSpec("read", f"libvirt_auth of {self.label}", reason, remedy)
         uri = check_uri(value)
         self.record.assign(libvirt_auth=uri)
         return uri
@@ -233,7 +230,7 @@ class Request:
         seen = self.record.get("params_from_properties") or {}
         runtime = self.record.get("params") or {}
         # A runtime value that is only the copy of an older property gives way to the property of today.
-        changed = {k: v for k, v in runtime.items() if not (k in seen and seen[k] == v and k in properties)}
+        changed = {k: v for k, v in runtime.items() if not only_copied(k, v, seen, properties)}
         given = {**properties, **changed, **self._input_params}
         merged = {**given, **self._expanded(given)}
         if not merged.get("name"):
@@ -260,12 +257,8 @@ class Request:
     def _input_params(self) -> dict[str, Any]:
         value = self.inputs.get("params") or {}
         if not isinstance(value, Mapping):
-            raise InvalidSpec(
-                "read",
-                f"input params of {self.label}",
-                f"{type(value).__name__} is not a map",
-                "Give params as a map of parameters.",
-            )
+            reason, remedy = f"{type(value).__name__} is not a map", "Give params as a map of parameters."
+            raise InvalidSpec("read", f"input params of {self.label}", reason, remedy)
         # Releases before 0.7.0 called the name so.
         return {("name" if key == "resource_id" else key): entry for key, entry in value.items()}
 
@@ -319,14 +312,18 @@ class Request:
 
     def render(self, packaged: str, schema: str, facts: Facts) -> str:
         """Render the user's template, or the packaged one, and check it against libvirt's schema."""
-        own = self.has_own_template
-        variables = template_variables(self.spec, facts, view(self.ctx) if own else "")
-        return render(self.template(packaged), variables, schema=schema, node=self.ctx.node.name)
+        source = self.template(packaged)
+        return render(source, self._variables(source, self.spec, facts), schema=schema, node=self.ctx.node.name)
 
     def render_device(self, facts: Facts) -> str:
         """Render the user's template of one device of an existing domain, and check it."""
-        variables = template_variables(self.draft, facts, view(self.ctx))
-        return render_device(self.template(""), variables, node=self.ctx.node.name)
+        source = self.template("")
+        return render_device(source, self._variables(source, self.draft, facts), node=self.ctx.node.name)
+
+    def _variables(self, source: TemplateSource, spec: Any, facts: Facts) -> dict[str, Any]:
+        if source.text is None:
+            return template_variables(spec, facts)
+        return own_variables(source, spec, facts, self.visible, self.record.warn)
 
     def template(self, packaged: str) -> TemplateSource:
         """Return the user's template, or the packaged one of that name."""

@@ -68,4 +68,9 @@ RUNTIME_PROPERTIES = (
     RuntimeProperty("formatted", frozenset({"pool"})),
     RuntimeProperty("secret", frozenset({"pool"}), "UUID of libvirt's secret that keeps the pool's credentials."),
     RuntimeProperty("wiped", frozenset({"volume"})),
+    RuntimeProperty("rendered_by", _OBJECTS),
+    RuntimeProperty("attached", _DOMAIN),
+    RuntimeProperty("suspended", _DOMAIN),
+    RuntimeProperty("stopped", frozenset({"domain", "pool"})),
+    RuntimeProperty("by_input", frozenset({"iso9660"})),
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import as_operation
+from cloudify_libvirt.checking import checks
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import definition, validation
+from cloudify_libvirt.steps import definition, drift, status, validation
+from cloudify_libvirt.steps import heal as healing
+from cloudify_libvirt.steps import pull as pulling
 from cloudify_libvirt.steps import volume as steps
 
 
@@ -66,3 +69,27 @@ def snapshot_delete(request: Request) -> None:
 def snapshot_rotate(request: Request) -> None:
     """Let those go that the rotation no longer keeps."""
     definition.let_old_ones_go(request)
+
+
+@checks("volume")
+def check_status(request: Request) -> None:
+    """Raise when the volume is gone."""
+    status.check(request, status.volume)
+
+
+@checks("volume")
+def check_drift(request: Request) -> list[dict[str, object]] | None:
+    """Return what is not as declared; None when all is."""
+    return drift.check(request, drift.volume)
+
+
+@as_operation("volume")
+def heal(request: Request) -> None:
+    """Give the host the volume's key again; a lost volume is reported."""
+    healing.volume(request)
+
+
+@as_operation("volume")
+def pull(request: Request) -> None:
+    """Record the path of today."""
+    pulling.volume(request)

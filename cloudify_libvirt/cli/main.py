@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cloudify_libvirt import __version__
-from cloudify_libvirt.cli import backup, cache, doctor, local_setup, orphans, snapshot, volume
+from cloudify_libvirt.cli import backup, cache, doctor, drift, local_setup, orphans, snapshot, volume
 from cloudify_libvirt.core.errors import CoreError
 
 
@@ -58,3 +58,4 @@ main.add_command(doctor.doctor)
 main.add_command(orphans.orphans)
 main.add_command(snapshot.snapshot)
 main.add_command(volume.volume)
+main.add_command(drift.drift)

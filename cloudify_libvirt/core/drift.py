@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lxml import etree
+
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.drift_names import field_name, root_name
 from cloudify_libvirt.core.drift_rules import (
+    CONTAINERS,
     EXTRAS,
     EXTRAS_OF_LISTS,
     SKIPPED,
@@ -133,7 +136,9 @@ class _Comparison:
         there = [one for one in _elements(found) if local(one) == tag]
         for one, other in self._pairs(declared, there):
             below = self._place_of(one, place, declared)
-            if other is None:
+            if other is None and tag in CONTAINERS:
+                self.element(one, etree.Element(tag), below)
+            elif other is None:
                 if not _says_nothing(one):
                     self.say(below.name(), summary(one), None)
             else:

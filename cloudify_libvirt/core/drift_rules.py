@@ -53,6 +53,8 @@ EXTRAS: dict[str, frozenset[str]] = {
 }  # fmt: skip
 # Of these an undeclared one counts beside declared ones: the list was declared.
 EXTRAS_OF_LISTS = frozenset({("dns", "host"), ("dns", "txt"), ("dns", "srv"), ("dns", "forwarder"), ("os", "boot")})
+# Of these libvirt keeps nothing when they are empty: what they held is what is missing.
+CONTAINERS = frozenset({"dns", "options", "features"})
 # What is said in another place, or is libvirt's or the hypervisor's own affair.
 SKIPPED = {
     "domain": frozenset({"metadata", "seclabel", "alias", "backingStore"}),
@@ -135,7 +137,7 @@ def key(element: Any) -> str:
     found = [value for path in KEYS.get(local(element), ()) if (value := _at(element, path))]
     if local(element) == "controller":
         return " ".join([*found, "0"][:2])
-    return _plain(found[0]) if found else ""
+    return str(_plain(found[0])) if found else ""
 
 
 def local(element: Any) -> str:
@@ -159,6 +161,9 @@ def same(tag: str, name: str, wanted: str, found: str | None) -> bool:
     found = found.strip()
     if tag == "type" and name == "machine":
         return _same_machine(wanted, found)
+    if tag == "format" and (wanted, found) == ("raw", "iso"):
+        # libvirt looks into the volume; what is raw may hold anything.
+        return True
     if tag == "mode" and name == "":
         return _octal(wanted) == _octal(found)
     if name == "uuid" or tag == "uuid":

@@ -13,7 +13,6 @@ from typing import Any
 
 from cloudify_libvirt.core.driver import libvirt
 
-
 _MOST_SHOWN = 1200
 # What would move a terminal's cursor, begin a new line of a log, turn text around, or not be text at all.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

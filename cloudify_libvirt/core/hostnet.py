@@ -6,8 +6,10 @@ Source: proc(5), /proc/net/route, fib_trie, arp, ipv6_route and if_inet6.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 _UP, _REJECT, _LOCAL = 0x1, 0x200, 0x80000000
 # Source: linux/if_arp.h, ATF_COM
 _COMPLETE = 0x2
+# Source: linux/sockios.h; struct ifreq has a name of 16 bytes and a union of 24
+_SIOCBRADDIF = 0x89A2
 # The tables of fib_trie that every machine has; others are those of policy routing.
 _MAIN_TABLES = ("Main", "Local")
 
@@ -38,6 +42,17 @@ def bridge_of(interface: str) -> str:
     """Return the bridge that an interface is a port of, "" when it is none's."""
     master = Path("/sys/class/net") / interface / "master"
     return master.resolve().name if master.is_symlink() else ""
+
+
+def join_bridge(interface: str, bridge: str) -> bool:
+    """Make an interface a port of a bridge; False where we may not."""
+    request = struct.pack("16si20x", bridge.encode(), socket.if_nametoindex(interface))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kernel:
+        try:
+            fcntl.ioctl(kernel, _SIOCBRADDIF, request)
+        except OSError:
+            return False
+    return True
 
 
 def macs() -> dict[str, str]:

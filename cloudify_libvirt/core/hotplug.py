@@ -125,16 +125,27 @@ def attach(domain: Domain, xml: str) -> bool:
     """Attach a device where it lacks, now and for the next start; False when it is there already.
 
     Raises:
-        Conflict: another device has its name (the target of a disk, the MAC of an interface).
+        Conflict: another device has its name (the target of a disk, the MAC of an interface), or no slot is free.
     """
     device = Device.read(xml)
     for _, definition in _sides(domain):
         _check_same_source(device, _find(definition, device), domain)
     flags = _having(domain, device, wanted=False)
     if flags:
-        with _doing("attach", device, domain):
-            domain.handle.attachDeviceFlags(xml, flags)
+        _attach(domain, device, flags)
     return bool(flags)
+
+
+def _attach(domain: Domain, device: Device, flags: int) -> None:
+    try:
+        with _doing("attach", device, domain):
+            domain.handle.attachDeviceFlags(device.xml, flags)
+    except CoreError as error:
+        # Source: domain_addr.c, virDomainPCIAddressGetNextAddr
+        if "No more available PCI slots" not in error.reason:
+            raise
+        remedy = "Detach another device, take a disk with bus: scsi, or define it anew with more hotplug_slots."
+        raise Conflict(error.action, error.target, error.reason, remedy) from error
 
 
 def _check_same_source(device: Device, there: Any, domain: Domain) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,9 +9,8 @@ from cloudify_libvirt.core import storage
 from cloudify_libvirt.core.errors import libvirt_call
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.users import Users
 from cloudify_libvirt.core.volume import Volume
-
-_NAME = re.compile(rf"{storage.BASE_PREFIX}[0-9a-f]{{32}}\.(qcow2|raw)")
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,16 @@ class Base:
 
 def bases(session: Session) -> list[Base]:
     """Return the base images in the active pools of a host."""
-    return [Base(pool.name, volume.name, tuple(volume.users())) for pool, volume in _volumes(session)]
+    look = Users(session)
+    return [Base(pool.name, volume.name, tuple(volume.users(look=look))) for pool, volume in _volumes(session)]
 
 
 def prune_bases(session: Session) -> list[Base]:
     """Remove the base images that no overlay and no domain needs, under the pool's lock; return them."""
-    gone = (volume for pool, volume in _volumes(session) if storage.release_base(pool, volume.path))
+    # Each that seems free is looked at again under the lock.
+    look = Users(session)
+    free = ((pool, volume) for pool, volume in _volumes(session) if not volume.users(look=look))
+    gone = (volume for pool, volume in free if storage.release_base(pool, volume.path))
     return [Base(volume.pool.name, volume.name, ()) for volume in gone]
 
 
@@ -39,7 +41,7 @@ def _volumes(session: Session) -> Iterator[tuple[Pool, Volume]]:
     with libvirt_call("list the pools of", f"hypervisor {session.uri}"):
         handles = session.connection.listAllStoragePools(0)
     for pool in (Pool(session, handle) for handle in handles):
-        for name in filter(_NAME.fullmatch, pool.volume_names() if pool.active else []):
+        for name in filter(storage.BASE_NAME.fullmatch, pool.volume_names() if pool.active else []):
             volume = Volume.find(pool, name)
             if volume is not None:
                 yield pool, volume

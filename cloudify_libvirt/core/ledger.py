@@ -1,7 +1,7 @@
 """What this orchestrator made, kept outside of any deployment's state: what outlives that state is found again by it.
 
 One file per instance and host, replaced whole, readable by its owner alone: a copy of the instance's journal, written
-before what it names is made. The files of instances that stand for the same machine share a directory.
+before what it names is made. The names of the files of instances that stand for the same machine begin alike.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Entry:
     def path(self) -> Path:
         """Return the entry's file."""
         name = hashlib.sha256(json.dumps([self.home, self.instance]).encode()).hexdigest()[:24]
-        return directory() / self.key / f"{name}.json"
+        return directory() / self.key[:2] / f"{self.key}-{name}.json"
 
 
 def directory() -> Path:
@@ -63,7 +63,7 @@ def write(entry: Entry) -> None:
         CoreError: it cannot be written; nothing may be made then.
     """
     path = entry.path
-    text = json.dumps(asdict(_dated(entry)), sort_keys=True)
+    text = json.dumps(vars(_dated(entry)), sort_keys=True)
     try:
         make_private(path.parent)
         # Beside the files of the key, as a reader takes every file there for an entry's.
@@ -88,24 +88,19 @@ def forget(entry: Entry) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
-    with suppress(OSError):
-        path.parent.rmdir()
 
 
 def of_key(entry: Entry) -> list[Entry]:
     """Return the entries of the same machine, the newest last."""
-    return _entries([entry.path.parent])
+    return _entries(entry.path.parent.glob(f"{entry.key}-*.json"))
 
 
 def every() -> list[Entry]:
     """Return all entries."""
-    with suppress(FileNotFoundError):
-        return _entries(sorted(path for path in directory().iterdir() if path.is_dir()))
-    return []
+    return _entries(directory().glob("*/*.json"))
 
 
-def _entries(directories: list[Path]) -> list[Entry]:
-    paths = (path for one in directories for path in one.glob("*.json"))
+def _entries(paths: Iterable[Path]) -> list[Entry]:
     return sorted(filter(None, map(_read, paths)), key=lambda entry: entry.since)
 
 

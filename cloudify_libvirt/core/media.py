@@ -228,7 +228,8 @@ def nocloud_files(cloud_init: Mapping[str, Any], *, hostname: str, instance_id: 
     network = cloud_init.get("network_config")
     if network:
         parsed = _mapping(network, "network_config")
-        files["network-config"] = network.encode() if isinstance(network, str) else _dump(parsed, "network_config")
+        encoded = _encoded(network, "network_config") if isinstance(network, str) else None
+        files["network-config"] = encoded or _dump(parsed, "network_config")
     return files
 
 
@@ -256,7 +257,7 @@ def _user_data(user_data: Any, hostname: str, keys: list[str]) -> tuple[bytes, b
             raise _invalid(
                 "user_data", "the text has no header", "Start it with #cloud-config, #!/bin/sh or another known header."
             )
-        return user_data.encode(), True
+        return _encoded(user_data, "user_data"), True
     config = _mapping(user_data, "user_data")
     config.setdefault("hostname", hostname)
     own = config.get("ssh_authorized_keys") or []
@@ -276,7 +277,7 @@ def _mapping(value: Any, field: str) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1}" if mark else ""
             # Without the cause: its text quotes the value.
@@ -301,9 +302,16 @@ def _plain(value: Any) -> Any:
 def _dump(value: dict[str, Any], field: str) -> bytes:
     try:
         text = yaml.safe_dump(value, default_flow_style=False, sort_keys=True, allow_unicode=True, width=4096)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise _invalid(field, "it has a value that YAML cannot carry") from None
-    return text.encode()
+    return _encoded(text, field)
+
+
+def _encoded(text: str, field: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise _invalid(field, "it is not Unicode text") from None
 
 
 # Without comments: bash's ${#array[@]} would open one, and swallow the rest of the script.

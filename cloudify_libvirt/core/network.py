@@ -78,19 +78,38 @@ class Network(Resource):
 
     def users(self) -> list[str]:
         """Return the names of the running domains that have a card on this network."""
-        domains = self.session.all_domains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        descriptions = ((d.name(), unless_gone(d.XMLDesc, "read", f"domain '{d.name()}'", "")) for d in domains)
         facts = self.facts()
         # A bridge that the host brought has users of its own.
         bridge = "" if facts.forward == "bridge" else facts.bridge
         return [
             name
-            for name, xml in descriptions
-            if xml
-            and any(
-                card.network == self.name or (bridge and card.bridge == bridge) for card in parse.domain(xml).interfaces
-            )
+            for name, cards in self._running()
+            if any(card.network == self.name or (bridge and card.bridge == bridge) for card in cards)
         ]
+
+    def _running(self) -> Iterator[tuple[str, tuple[parse.InterfaceFacts, ...]]]:
+        """Yield name and cards of every running domain of the host."""
+        for domain in self.session.all_domains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            xml = unless_gone(domain.XMLDesc, "read", f"domain '{domain.name()}'", "")
+            if xml:
+                yield domain.name(), parse.domain(xml).interfaces
+
+    def unplugged(self, cards: Iterable[parse.InterfaceFacts]) -> list[str]:
+        """Return the host's ends of running guests' cards that are no port of the bridge, as after it was made anew.
+
+        Only where the host's interfaces can be seen.
+        """
+        bridge = self.facts().bridge if self.session.shares_files else ""
+        ends = [card.host_device for card in cards if card.network == self.name and card.host_device]
+        return [end for end in ends if bridge and hostnet.kind(end) and hostnet.bridge_of(end) != bridge]
+
+    def plug(self) -> list[str]:
+        """Make all such cards ports of the bridge again; return those that could not be.
+
+        libvirt takes the cards of running guests for plugged as long as the bridge's name is the same.
+        """
+        bridge, cards = self.facts().bridge, [card for _name, cards in self._running() for card in cards]
+        return [end for end in self.unplugged(cards) if not hostnet.join_bridge(end, bridge)]
 
     def leases(self, mac: str) -> list[dict[str, Any]]:
         """Return the leases of one card: {ipaddr, prefix, mac, expirytime (seconds since 1970), ...}."""

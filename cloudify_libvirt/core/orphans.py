@@ -98,7 +98,7 @@ class Look:
             return None
         why = f"instance {entry.instance} is in no deployment any more"
         if living is None:
-            place = f"in {entry.home}, which is not there" if entry.home else "where it cannot be seen from here"
+            place = f"in {entry.home}, which is not there" if entry.home else "by a Manager, or in memory only"
             why = f"the state of instance {entry.instance} was kept {place}"
         return Orphan(entry, items, why, certain=living is False)
 
@@ -192,7 +192,13 @@ class Look:
             if not mark.orchestrator:
                 why = "its mark, of an older release, names no orchestrator: it may be another's"
             logs = (Item("file", path) for path in self._files(entry.journal))
-            yield Orphan(entry, (_item(kind, found), *logs), why, certain=bool(mark.orchestrator), marked_only=True)
+            certain = bool(mark.orchestrator) and self._sees_all
+            yield Orphan(entry, (_item(kind, found), *logs), why, certain=certain, marked_only=True)
+
+    @property
+    def _sees_all(self) -> bool:
+        """Tell whether this orchestrator's deployments are files here; those of a Manager are not."""
+        return any(Path(home).is_dir() for home in self.homes) and all(entry.home for entry in self.entries)
 
     def mark_lives(self, entry: Entry) -> bool:
         """Tell whether the instance that a mark names lives in any place that is known."""

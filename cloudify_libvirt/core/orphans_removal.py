@@ -32,14 +32,22 @@ class Removal:
     def run(self, orphans: list[Orphan]) -> None:
         """Remove each, and forget it; what fails is noted, and the others still go."""
         for orphan in orphans:
-            if not orphan.certain and not self.force:
-                self.left.append(f"{_label(orphan.entry)}: {orphan.why}; --force removes it")
+            if not orphan.certain and not self._may_force(orphan):
                 continue
             try:
                 with ledger.held(orphan.entry):
                     self._remove(orphan)
             except CoreError as error:
                 self.left.append(str(error))
+
+    def _may_force(self, orphan: Orphan) -> bool:
+        """Tell whether consent is enough; nothing is when the instance may well live, on a Manager."""
+        asked_in_vain = not orphan.marked_only and not orphan.entry.home
+        if self.force and not asked_in_vain:
+            return True
+        hint = "remove it by hand (virsh) if it is nobody's" if asked_in_vain else "--force removes it"
+        self.left.append(f"{_label(orphan.entry)}: {orphan.why}; {hint}")
+        return False
 
     def prune(self) -> None:
         """Forget what is gone from the host, of instances that are in no deployment any more."""

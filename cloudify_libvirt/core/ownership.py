@@ -31,6 +31,11 @@ _REMEDY = "Give this user a directory that he can write to: XDG_STATE_HOME, or ~
 
 def state_directory() -> Path:
     """Return the directory of what this orchestrator must not forget; homes may be shared by machines."""
+    return _state_directory(os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME"))
+
+
+@lru_cache(maxsize=8)
+def _state_directory(*_given: str | None) -> Path:
     return platformdirs.user_state_path("cloudify-libvirt") / _machine()
 
 

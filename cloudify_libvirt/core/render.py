@@ -137,19 +137,19 @@ def template_directory() -> Path:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> BoundedEnvironment:
-    environment = BoundedEnvironment(
+def environment() -> BoundedEnvironment:
+    """Return what templates are compiled by: strict, and without any way out."""
+    made = BoundedEnvironment(
         loader=FileSystemLoader(template_directory()), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, auto_reload=False,
     )  # fmt: skip
-    environment.filters |= {"toxml": toxml, "attributes": attributes, "on_off": on_off}
-    return environment
+    made.filters |= {"toxml": toxml, "attributes": attributes, "on_off": on_off}
+    return made
 
 
 @lru_cache(maxsize=128)
 def _compiled(text: str | None, name: str) -> Template:
-    environment = _environment()
-    return environment.get_template(name) if text is None else environment.from_string(text)
+    return environment().get_template(name) if text is None else environment().from_string(text)
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,22 @@ class Resource:
         with libvirt_call("read the state of", self.target):
             return bool(self.handle.isActive())
 
+    @property
+    def persistent(self) -> bool:
+        """Tell whether the object is defined; if not, it goes when it is stopped."""
+        with libvirt_call("read", self.target):
+            return bool(self.handle.isPersistent())
+
+    @property
+    def autostarts(self) -> bool:
+        """Tell whether the object starts with the host."""
+        with libvirt_call("read", self.target):
+            return bool(self.handle.autostart())
+
     def autostart(self, wanted: bool) -> None:
         """Start the object with the host, or not."""
-        with libvirt_call("set autostart of", self.target):
-            if bool(self.handle.autostart()) != wanted:
+        if self.autostarts != wanted:
+            with libvirt_call("set autostart of", self.target):
                 self.handle.setAutostart(int(wanted))
 
     def definition(self) -> str:

@@ -22,12 +22,15 @@ from cloudify_libvirt.core.errors import (
     libvirt_call,
     quiet,
 )
-from cloudify_libvirt.core.uri import check_uri, opened_as, shown
+from cloudify_libvirt.core.uri import HOST_KEY_REFUSED, KNOWN_HOSTS_REMEDY, check_uri, opened_as, shown
 from cloudify_libvirt.core.wait import in_thread
 
 OPEN_TIMEOUT_S = 20.0
 # A call to a host that is gone ends after interval x (count + 1) seconds.
 KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 5, 3
+
+# What is said of the socket of a driver's own daemon where none is installed, or none runs.
+_ABSENT = ("No such file or directory", "Connection refused")
 
 Answer = TypeVar("Answer")
 
@@ -78,7 +81,11 @@ class Session:
         return [self, *(connect(uri) for uri in self.fact("sibling drivers", self._siblings))]
 
     def _siblings(self) -> list[str]:
-        """Return the URIs of the other drivers of this machine's system daemon that answer."""
+        """Return the URIs of the other drivers of this machine's system daemon, where it has them.
+
+        Raises:
+            CoreError: one is there and does not answer, so that nobody can say what its domains use.
+        """
         parts = urlsplit(self.uri)
         other = {"qemu": "lxc", "lxc": "qemu"}.get(self.driver)
         if not other or not self.is_local or parts.path != "/system":
@@ -86,7 +93,9 @@ class Session:
         uri = urlunsplit(parts._replace(scheme=parts.scheme.replace(self.driver, other)))
         try:
             connect(uri)
-        except CoreError:
+        except CoreError as fault:
+            if fault.retryable and not any(words in fault.reason for words in _ABSENT):
+                raise
             return []
         return [uri]
 
@@ -180,6 +189,8 @@ def _open_failure(fault: CoreError, error: Any) -> CoreError:
     target = fault.target
     if isinstance(fault, AccessDenied | Missing | LibraryMissing):
         return fault
+    if any(words in fault.reason for words in HOST_KEY_REFUSED):
+        return ConnectFailed("connect to", target, fault.reason, KNOWN_HOSTS_REMEDY)
     code = error.get_error_code()
     unknown = (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
     # The test driver's host file is part of its URI.

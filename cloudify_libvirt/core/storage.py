@@ -25,7 +25,7 @@ from cloudify_libvirt.core.users import Users
 from cloudify_libvirt.core.volume import Volume, check_room
 
 BASE_PREFIX = "base-"
-_BASE_NAME = re.compile(rf"{BASE_PREFIX}[0-9a-f]{{32}}\.(qcow2|raw)")
+BASE_NAME = re.compile(rf"{BASE_PREFIX}[0-9a-f]{{32}}\.(qcow2|raw)")
 # Bytes of the image's last non-empty block that tell whether an upload reached its end.
 _PROOF_BYTES = 4096
 
@@ -269,7 +269,7 @@ def _is_complete(base: Volume, source: Path) -> bool:
 def release_base(pool: Pool, path: str) -> bool:
     """Delete a base image that no overlay needs any more; True when it went."""
     name = Path(path).name
-    if not _BASE_NAME.fullmatch(name):
+    if not BASE_NAME.fullmatch(name):
         # A volume of the user's, whatever it is called: only ours goes with its last overlay.
         return False
     try:
@@ -307,7 +307,7 @@ def remove(
         volume.delete(besides, look=look, wipe=wipe)
     if volume is None or not complete:
         # A base image may be there all the same: it was made first, and is nobody's without an overlay.
-        bases = (str(PurePosixPath(pool.path) / name) for name in pool.volume_names() if _BASE_NAME.fullmatch(name))
+        bases = (str(PurePosixPath(pool.path) / name) for name in pool.volume_names() if BASE_NAME.fullmatch(name))
         for base in bases:
             if not look.overlays(base):
                 release_base(pool, base)

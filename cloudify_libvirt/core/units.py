@@ -77,7 +77,7 @@ def read_seconds(value: object) -> float:
     """Return the seconds that ``value`` says, more than 0; "0.5" counts."""
     try:
         seconds = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
-    except ValueError:
+    except (ValueError, OverflowError):
         seconds = 0.0
     if not 0 < seconds < math.inf:
         raise ValueError("must be a number of seconds above 0")

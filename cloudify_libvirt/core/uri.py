@@ -15,17 +15,22 @@ from cloudify_libvirt.core.urls import without_login
 # The operator's word for all blueprints of a machine: names of options, with commas between them.
 ALLOWED_VARIABLE = "CLOUDIFY_LIBVIRT_URI_OPTIONS"
 
-_KEYS = "Put the host's key into ~/.ssh/known_hosts of the user that runs this: ssh-keyscan HOST, then compare it."
+# OpenSSH's words, which libvirt passes on; and libvirt's where they are too many, as for a key that has changed
+# (src/rpc/virnetsocket.c, virNetSocketReadWire: 1024 bytes).
+HOST_KEY_REFUSED = ("Host key verification failed", "Value too large for defined data type")
+KNOWN_HOSTS_REMEDY = (
+    "Put the host's key into ~/.ssh/known_hosts of the user that runs this: ssh-keyscan HOST, then compare it."
+)
 # Options of libvirt that turn a check off, or name what this machine runs or trusts; with what to do instead.
 _REFUSED = {
-    "no_verify": ("it turns the check of host key or certificate off", _KEYS),
+    "no_verify": ("it turns the check of host key or certificate off", KNOWN_HOSTS_REMEDY),
     "no_sanity": ("it turns the check of the certificates' files off", "Correct the certificates."),
     "command": ("it names a program that this machine runs", "Put the ssh or its wrapper into PATH."),
     "pkipath": (
         "it names the authority that certificates are checked with",
         "Put CA and client certificate where libvirt looks for them: /etc/pki or ~/.pki/libvirt.",
     ),
-    "known_hosts": ("it names the file that host keys are checked with", _KEYS),
+    "known_hosts": ("it names the file that host keys are checked with", KNOWN_HOSTS_REMEDY),
     "authfile": ("it names a file with passwords", "Put it where libvirt looks for it: ~/.config/libvirt/auth.conf."),
 }
 _OFF = ("", "0")
@@ -84,7 +89,7 @@ def _check_option(uri: str, name: str, value: str) -> None:
     if name in _allowed():
         return
     if name == "known_hosts_verify" and value != "normal":
-        raise _refusal(uri, f"{name}={value} accepts a host key that nobody has compared", _KEYS)
+        raise _refusal(uri, f"{name}={value} accepts a host key that nobody has compared", KNOWN_HOSTS_REMEDY)
     if name in _REFUSED and (value not in _OFF or name not in ("no_verify", "no_sanity")):
         why, remedy = _REFUSED[name]
         raise _refusal(uri, f"option {name}: {why}", remedy)

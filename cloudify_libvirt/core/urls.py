@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 # Parameters that are, or hold, the place of an image or of its checksum.
+_LOGIN = re.compile(r"//[^/\s]*@")
 _PLACES = frozenset({"image", "url", "checksum"})
 
 
@@ -15,7 +17,9 @@ def public_url(url: str) -> str:
     parts = _split(url)
     if parts is None or not parts.scheme:
         return _cut(url)
-    return f"{parts.scheme}://{_host(parts.netloc)}{parts.path}" + ("?..." if parts.query else "")
+    # A path may hold the URL of another server, as a mirror's does.
+    path = _LOGIN.sub("//", parts.path)
+    return f"{parts.scheme}://{_host(parts.netloc)}{path}" + ("?..." if parts.query else "")
 
 
 def without_login(url: str) -> str:

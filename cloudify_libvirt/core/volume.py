@@ -80,10 +80,11 @@ class Volume:
         return cls(pool, retry_busy(call))
 
     @property
-    def kind(self) -> int:
-        """Return what the volume is to its host: one of libvirt's VIR_STORAGE_VOL_FILE, _BLOCK, _DIR, _NETWORK, ..."""
+    def kind(self) -> str:
+        """Return what the volume is to its host: block (a device), network (it has no path there), or else file."""
         with libvirt_call("read", self.target):
-            return int(self.handle.info()[0])
+            number = self.handle.info()[0]
+        return {libvirt.VIR_STORAGE_VOL_BLOCK: "block", libvirt.VIR_STORAGE_VOL_NETWORK: "network"}.get(number, "file")
 
     def xml(self) -> str:
         """Return libvirt's description of the volume."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cloudify_libvirt.core import storage
-from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Unsupported
 from cloudify_libvirt.core.secret import secret_of
 from cloudify_libvirt.core.spec import Disk
@@ -22,7 +21,7 @@ def with_path(request: Request, disk: Disk, default_pool: str) -> Disk:
     pool = storage.active_pool(request.session, disk.pool or default_pool)
     volume = Volume.get(pool, disk.volume)
     facts, kind = volume.facts(), volume.kind
-    if kind == libvirt.VIR_STORAGE_VOL_NETWORK:
+    if kind == "network":
         reason = "it has no path on the host, and a disk needs one"
         remedy = "Take a pool of type netfs or iscsi, or a template of your own with a disk of type network."
         raise Unsupported("attach", volume.target, reason, remedy)
@@ -30,7 +29,7 @@ def with_path(request: Request, disk: Disk, default_pool: str) -> Disk:
     format_ = disk.type or ("raw" if facts.format in ("iso", "luks") else facts.format)
     secret = disk.encryption_secret or secret_of(request.session, facts, volume.target)
     found = {"file": facts.path, "type": format_, "pool": None, "volume": None, "encryption_secret": secret or None}
-    if kind == libvirt.VIR_STORAGE_VOL_BLOCK:
+    if kind == "block":
         # QEMU refuses a device that it is told is a file; templates of the user's find the path in file.
         found["block"] = facts.path
     return disk.model_copy(update=found)

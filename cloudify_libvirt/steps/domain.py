@@ -17,7 +17,7 @@ from cloudify_libvirt.core.spec.hardware_variables import serial_logs
 from cloudify_libvirt.core.units import parse_bool, parse_int
 from cloudify_libvirt.engine import queued_operations
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, keeping, machine, parts, snapshot, update
+from cloudify_libvirt.steps import addresses, declared, keeping, machine, parts, snapshot, update
 
 ADDRESS_TIMEOUT_S = 300
 SHUTDOWN_TIMEOUT_S = 60
@@ -25,7 +25,7 @@ SHUTDOWN_TIMEOUT_S = 60
 _START_ONLY = frozenset({"start", "restart", "execute_operation"})
 
 
-def check(request: Request) -> None:
+def check_name(request: Request) -> None:
     """Refuse a name that is taken."""
     Domain.check_free(request.session, request.name, request.params["instance_uuid"])
 
@@ -47,6 +47,7 @@ def configure(request: Request) -> None:
         return
     plan = machine.plan(request)
     xml = machine.xml(request, plan)
+    declared.keep_template(request)
     _check_host(request, plan)
     choice, console = plan.choice, parse.domain(xml).console_log
     request.record.assign(accelerator=choice.why, domain_type=choice.domain_type, console_log=console)
@@ -92,6 +93,7 @@ def _check_host(request: Request, plan: machine.Plan) -> None:
 
 def start(domain: Domain, request: Request) -> None:
     """Start the domain; where no state is asked for afterwards, wait for its addresses here."""
+    request.record.assign(suspended=None, stopped=None)
     if domain.state not in states.RUNNING:
         facts = domain.facts()
         _check_networks(domain, facts)
@@ -181,6 +183,7 @@ def stop(domain: Domain, request: Request) -> None:
     asked_at = request.record.get("shutdown_asked_at")
     # Guests that were all asked before have their time together, not one after the other.
     gone_s = max(0.0, time.time() - float(asked_at)) if asked_at else 0.0
+    request.record.assign(stopped=True)
     domain.stop(max(0.0, _seconds(params, "shutdown_timeout_s", SHUTDOWN_TIMEOUT_S) - gone_s))
     if request.record.get("ip"):
         request.record.assign(ip=None)
@@ -206,14 +209,16 @@ def reboot(domain: Domain) -> None:
     _change(domain, states.REBOOT)
 
 
-def suspend(domain: Domain) -> None:
+def suspend(domain: Domain, request: Request) -> None:
     """Pause the guest; fine when it is paused."""
+    request.record.assign(suspended=True)
     if domain.state is not states.State.PAUSED:
         _change(domain, states.SUSPEND)
 
 
-def resume(domain: Domain) -> None:
+def resume(domain: Domain, request: Request) -> None:
     """Let a paused guest go on; fine when it runs."""
+    request.record.assign(suspended=None)
     if domain.state not in states.RUNNING:
         _change(domain, states.RESUME)
 

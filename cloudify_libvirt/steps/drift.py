@@ -7,14 +7,14 @@ from typing import Any
 
 from cloudify_libvirt.binding import look_up
 from cloudify_libvirt.core import states
-from cloudify_libvirt.core.drift import CONFIG, LIVE, Difference, Subject, compare
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import Missing, libvirt_call
+from cloudify_libvirt.core.drift import CONFIG, LIVE, Difference, Subject, compare
+from cloudify_libvirt.core.errors import Missing
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import declared, status
+from cloudify_libvirt.steps import declared, machine, parts, status
 from cloudify_libvirt.steps import iso9660 as iso_steps
 from cloudify_libvirt.steps import volume as volumes
 
@@ -26,7 +26,7 @@ def check(request: Request, look: Callable[[Request], Found]) -> list[dict[str, 
 
     What was never made, and what is not ours, is not declared.
     """
-    if not request.record.get("resource_id") or request.external:
+    if not status.made(request) or request.external:
         return None
     differences = list(look(declared.of_today(request)))
     for difference in differences:
@@ -43,38 +43,67 @@ def domain(request: Request) -> Found:
         return
     for finding in status.lost(request):
         yield Difference(label, finding.field, finding.declared, None)
+    off = list(_pools_off(request))
+    if off:
+        # Of a pool that is off libvirt does not tell the volumes, and a check starts nothing.
+        for position in off:
+            yield Difference(label, f"disks[{position}].pool", "active", "inactive")
+        return
     try:
         plan, xml = declared.domain(request)
     except Missing as error:
         yield Difference(label, "disks", error.target, None)
         return
     yield from _documents(found, declared.subject(request, label, plan, xml), xml)
+    yield from _parts(request, plan, label)
     yield from _autostart(found, request, label)
     yield from _state(found, request, label)
     for finding in status.reservations(request, plan):
         yield Difference(label, finding.field, finding.declared, finding.found)
 
 
+def _parts(request: Request, plan: machine.Plan, label: str) -> Found:
+    """Compare what was made for the domain: the size of its root, and what its seed says."""
+    for part in plan.parts:
+        pool = Pool.find(request.session, part.pool)
+        volume = status.stored(pool, part.name) if pool is not None and pool.active else None
+        if volume is None:
+            # A root that is gone was said before.
+            if part.kind == "seed" and pool is not None and pool.active:
+                yield Difference(label, "cloud_init", "a seed", None)
+            continue
+        capacity, wanted = volume.facts().capacity_bytes, request.spec.image.size if request.spec.image else None
+        if part.kind == "root" and wanted and capacity != wanted:
+            yield Difference(label, "image.size", wanted, capacity)
+        if part.kind == "seed":
+            seed = parts.seed_image(request, plan)
+            if status.content(volume, len(seed)) != seed:
+                # What it says may be secret.
+                yield Difference(label, "cloud_init", "as in the blueprint", "other contents")
+
+
+def _pools_off(request: Request) -> Iterator[int]:
+    """Yield the positions of the disks whose pool is not active."""
+    for position, disk in enumerate(request.spec.disks):
+        pool = Pool.find(request.session, disk.pool or request.spec.pool) if disk.volume else None
+        if pool is not None and not pool.active:
+            yield position
+
+
 def _documents(found: Any, subject: Subject, xml: str) -> Found:
     """Compare the stored definition, and that of the running object."""
-    persistent = _says(found, "isPersistent")
     # The test driver stores and runs one and the same definition.
-    if persistent and (found.session.driver != "test" or subject.kind == "domain"):
+    if found.persistent and (found.session.driver != "test" or subject.kind == "domain"):
         yield from compare(subject, xml, found.definition(), CONFIG)
-    elif not persistent:
+    elif not found.persistent:
         yield Difference(subject.label, "existence", "defined", "only until it is stopped", CONFIG)
     if found.active:
         yield from compare(subject, xml, found.xml(), LIVE)
 
 
-def _says(found: Any, call: str) -> bool:
-    with libvirt_call("read", found.target):
-        return bool(getattr(found.handle, call)())
-
-
 def _autostart(found: Any, request: Request, label: str) -> Found:
     wanted = bool(request.spec.autostart)
-    there = _says(found, "autostart") if _says(found, "isPersistent") else False
+    there = found.persistent and found.autostarts
     if there != wanted:
         yield Difference(label, "autostart", wanted, there)
 
@@ -134,8 +163,7 @@ def volume(request: Request) -> Found:
     facts = found.facts()
     if request.spec.is_overlay and not facts.backing:
         yield Difference(label, "backing", "an overlay", None)
-    for difference in compare(Subject("volume", label), xml, found.xml(), "host"):
-        yield difference
+    yield from compare(Subject("volume", label), xml, found.xml(), "host")
 
 
 def iso9660(request: Request) -> Found:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import parse, states
+from cloudify_libvirt.core import states
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, DataLost
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, declared, machine, parts, status
+from cloudify_libvirt.steps import declared, parts, status
 from cloudify_libvirt.steps import domain as domains
 from cloudify_libvirt.steps import iso9660 as iso_steps
 from cloudify_libvirt.steps import pool as pools
-from cloudify_libvirt.steps import volume_key
+from cloudify_libvirt.steps import volume as volumes
 
 
 def _refuse_loss(request: Request, look: status.Look) -> None:
@@ -37,32 +37,20 @@ def domain(request: Request) -> None:
     """
     _refuse_loss(request, status.lost)
     _refuse_foreign(request)
-    found: Domain | None = look_up(Domain, request)
-    if found is None or not status.wanted_state(request):
-        found = found or _defined_again(request)
-    _networks(found)
-    for mac, network, ip in declared.domain(declared.of_today(request))[0].reservations:
-        parts.reserve(request, found.name, mac, network, ip)
-    if status.wanted_state(request):
-        _run(found, request)
-
-
-def _defined_again(request: Request) -> Domain:
     now = declared.of_today(request)
     plan, xml = declared.domain(now)
-    for part in plan.parts:
-        if part.kind == "seed":
-            pool = Pool.get(request.session, part.pool, "Heal its node first.")
-            pool.start()
-            if status.stored(pool, part.name) is None:
-                parts.make_one(request, plan, part)
-    found = Domain.define(request.session, xml, now.name, plan.uuid)
-    found.autostart(now.spec.autostart)
-    request.record.note(f"defined {found.target} again, with UUID {plan.uuid}")
-    return found
+    found: Domain | None = look_up(Domain, request)
+    if found is None or not found.persistent:
+        found = Domain.define(request.session, xml, now.name, plan.uuid)
+        found.autostart(now.spec.autostart)
+        request.record.note(f"defined {found.target} again, with UUID {plan.uuid}")
+    _networks(found, request)
+    parts.mend(request, plan)
+    if status.wanted_state(request) == "running" and found.state not in states.RUNNING:
+        domains.start(found, request)
 
 
-def _networks(found: Domain) -> None:
+def _networks(found: Domain, request: Request) -> None:
     """Start the networks that the domain needs; one that is gone is its own node's to heal, before this."""
     for name in {card.network for card in found.facts().interfaces if card.network}:
         network = Network.find(found.session, name)
@@ -70,33 +58,35 @@ def _networks(found: Domain) -> None:
             reason = f"its network '{name}' does not exist"
             raise CoreError("heal", found.target, reason, "Heal the network first.", retryable=True)
         network.start()
-        network.plug(found)
+        _plug(network, request)
 
 
-def _run(found: Domain, request: Request) -> None:
-    if status.wanted_state(request) == "running" and found.state not in states.RUNNING:
-        domains.start(found, request)
+def _plug(network: Network, request: Request) -> None:
+    for end in network.plug():
+        request.record.warn(
+            f"{end} is off the bridge of {network.target}, and we may not plug it in: as root, on that host, "
+            f"ip link set {end} master {network.facts().bridge}"
+        )
 
 
 def network(request: Request) -> None:
     """Define the network again where it is gone, start it, and plug the cards of running guests into it."""
     _refuse_foreign(request)
     found: Network | None = look_up(Network, request)
-    if found is None:
+    if found is None or not found.persistent:
         now = declared.of_today(request)
         found = Network.define(request.session, declared.network(now), now.name, str(request.record.get("uuid")))
         found.autostart(now.spec.autostart)
         request.record.note(f"defined {found.target} again, with UUID {found.uuid}")
     found.start()
-    for handle in found.session.all_domains():
-        found.plug(Domain(found.session, handle))
+    _plug(found, request)
 
 
 def pool(request: Request) -> None:
     """Define the pool again where it is gone, and bring it up; volumes that are gone stay so."""
     _refuse_foreign(request)
     found: Pool | None = look_up(Pool, request)
-    if found is None:
+    if found is None or not found.persistent:
         now = declared.of_today(request)
         found = Pool.define(request.session, declared.pool(now), now.name, str(request.record.get("uuid")))
         found.autostart(now.spec.autostart)
@@ -105,12 +95,13 @@ def pool(request: Request) -> None:
 
 
 def volume(request: Request) -> None:
-    """Give the host the volume's key again.
+    """Give the host the volume's key again, if it lost that.
 
     Raises:
         DataLost: the volume is gone.
     """
     _refuse_loss(request, status.volume)
+    volumes.start(request)
 
 
 def iso9660(request: Request) -> None:

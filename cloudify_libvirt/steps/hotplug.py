@@ -32,6 +32,7 @@ def attach(domain: Domain, request: Request) -> None:
         request.record.note(f"attached {label} to {domain.name}")
     else:
         request.record.note(f"{domain.name} has {label} already")
+    _attached(request, label, True)
     _pending(request, label, False)
 
 
@@ -58,7 +59,16 @@ def detach(domain: Domain, request: Request) -> None:
             f"{domain.name} has not given back {label} within {timeout_s:g} s: it is gone from the definition, "
             f"and from the guest when its system answers or at its next start"
         )
+    _attached(request, label, False)
     _pending(request, label, not gone)
+
+
+def _attached(request: Request, label: str, attached: bool) -> None:
+    """Record what was attached beside the declared devices: it is no drift."""
+    before = list(request.record.get("attached") or [])
+    now = [*(other for other in before if other != label), *([label] if attached else [])]
+    if now != before:
+        request.record.put(attached=now)
 
 
 def _pending(request: Request, label: str, pending: bool) -> None:

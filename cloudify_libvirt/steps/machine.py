@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudify_libvirt.core import accelerator, hardware, parse, preflight, storage
 from cloudify_libvirt.core.accelerator import Choice
-from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec
+from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, Unsupported
 from cloudify_libvirt.core.identity import normalise_mac, scoped_name
 from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.pool import Pool
@@ -67,7 +67,7 @@ def fill_macs(request: Request, taken: Mapping[str, str] = MappingProxyType({}))
         if mac in taken and mac != request.identity.mac(position, 0):
             raise Conflict(
                 "define",
-                f"domain '{request.name}' on {request.uri}",
+                f"domain '{request.name}' on {request.session.uri}",
                 f"MAC {mac} belongs to {taken[mac]}",
                 "Give the interface another mac, or leave it out to get a free one.",
             )
@@ -106,7 +106,9 @@ def as_recorded(request: Request) -> Plan:
     kept = (request.record.get("params") or {}).get("networks") or []
     cards = request.params.get("networks") or []
     macs = [card.get("mac") for card in kept] + [None] * len(cards)
-    request.params["networks"] = [{**card, "mac": card.get("mac") or mac} for card, mac in zip(cards, macs, strict=False)]
+    filled = [{**card, "mac": card.get("mac") or mac} for card, mac in zip(cards, macs, strict=False)]
+    request.params["networks"] = filled
+    request.__dict__.pop("spec", None)
     fill_macs(request)
     spec = request.spec
     return Plan(
@@ -192,7 +194,11 @@ def _require_tar(image: Image, source: str) -> None:
 
 def _part(request: Request, kind: str, pool: str, suffix: str, size: int | None = None, mode: str = "overlay") -> Part:
     name = scoped_name(request.name, suffix)
-    directory = storage.active_pool(request.session, pool).path
+    directory = storage.active_pool(request.session, pool).directory
+    if not directory:
+        reason = f"the volumes of pool '{pool}' are no files"
+        remedy = "Name a pool of type dir, fs or netfs. A volume made by a node of its own may be elsewhere: see disks."
+        raise Unsupported("make", f"the {kind} volume of {request.label}", reason, remedy)
     return Part(kind, pool, name, str(PurePosixPath(directory) / name), size, mode)
 
 

@@ -13,6 +13,7 @@ from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.spec import NetworkSpec
 from cloudify_libvirt.core.spec.variables import NetworkFacts
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import declared
 
 
 def check_name(request: Request) -> None:
@@ -33,6 +34,7 @@ def create(request: Request) -> None:
     uuid = claim(Network, request)
     # Bridge and subnet are looked for and taken under one lock: nobody takes them in between.
     with host_lock(request.uri, "networks"):
+        declared.keep_template(request)
         xml = request.render("network.xml.j2", "network", _facts(request, uuid))
         network = Network.define(request.session, xml, request.name, uuid)
         network.autostart(request.spec.autostart)

@@ -58,8 +58,12 @@ def _filled(request: Request, part: Part, image: Image) -> None:
 
 def _seed(request: Request, plan: Plan, part: Part) -> None:
     pool = storage.active_pool(request.session, part.pool)
-    image = build_iso(_seed_files(request, plan))
-    storage.blob(pool, part.name, image, _claim(request, part), besides=plan.uuid)
+    storage.blob(pool, part.name, seed_image(request, plan), _claim(request, part), besides=plan.uuid)
+
+
+def seed_image(request: Request, plan: Plan) -> bytes:
+    """Return the seed's content; the same parameters give the same bytes."""
+    return build_iso(_seed_files(request, plan))
 
 
 def _seed_files(request: Request, plan: Plan) -> dict[str, bytes]:
@@ -102,8 +106,26 @@ def _reserve(request: Request, plan: Plan, mac: str, network: str, ip: str) -> N
     found.reserve(mac, ip, plan.hostname)
 
 
+def mend(request: Request, plan: Plan) -> None:
+    """Make again what holds nothing of the guest's own: its seed, and the fixed addresses that it had."""
+    for part in plan.parts:
+        pool = storage.active_pool(request.session, part.pool) if part.kind == "seed" else None
+        if pool is None:
+            continue
+        # libvirt's list may be older than the directory.
+        pool.refresh()
+        if Volume.find(pool, part.name) is None:
+            _seed(request, plan, part)
+    for entry in request.record.get("reservations") or []:
+        _reserve(request, plan, entry["mac"], entry["network"], entry["ip"])
+
+
 def remove(request: Request, besides: str) -> None:
     """Remove what the journal says was made; what others use stays, with a warning that names them."""
-    removal.release(request.session, request.record.get("reservations") or [])
-    removal.remove_parts(request.session, request.record.get("made") or [], besides, request.record.warn)
+    reservations, made = request.record.get("reservations") or [], request.record.get("made") or []
+    # Where nothing was made there may be no host to ask, as with a wrong URI.
+    if reservations:
+        removal.release(request.session, reservations)
+    if made:
+        removal.remove_parts(request.session, made, besides, request.record.warn)
     request.record.assign(made=[], reservations=[], filled={}, origin={})

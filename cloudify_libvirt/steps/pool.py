@@ -12,7 +12,7 @@ from cloudify_libvirt.core.spec import PoolSpec
 from cloudify_libvirt.core.spec.variables import PoolFacts
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import keeping
+from cloudify_libvirt.steps import declared, keeping
 
 # How many names of a directory that stays a warning gives.
 NAMED = 5
@@ -67,6 +67,7 @@ def create(request: Request) -> None:
     spec: PoolSpec = request.spec
     uuid = claim(Pool, request, keeping.pool(request))
     secret_uuid = _keep_credentials(request, spec, uuid)
+    declared.keep_template(request)
     xml = request.render("pool.xml.j2", "storagepool", PoolFacts(uuid, secret_uuid))
     pool = Pool.define(request.session, xml, request.name, uuid)
     pool.autostart(spec.autostart)
@@ -93,8 +94,15 @@ def configure(pool: Pool, request: Request) -> None:
     Build(pool, request.draft.build, request.record.get("formatted") or "", request.record.put).run()
 
 
-def start(pool: Pool) -> None:
+def stop(pool: Pool, request: Request) -> None:
+    """Deactivate the pool; guests that use its volumes go on."""
+    request.record.assign(stopped=True)
+    pool.stop()
+
+
+def start(pool: Pool, request: Request) -> None:
     """Activate the pool, and read what is in it now."""
+    request.record.assign(stopped=None)
     if pool.active:
         pool.refresh()
     else:

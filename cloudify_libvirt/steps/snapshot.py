@@ -6,11 +6,13 @@ from cloudify_libvirt.binding import look_up
 from cloudify_libvirt.core import overlay, snapshot
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Missing
+from cloudify_libvirt.core.own_template import filled
 from cloudify_libvirt.core.render import render
 from cloudify_libvirt.core.snapshot_delete import delete as delete_snapshot
 from cloudify_libvirt.core.snapshot_plan import Plan, Wish
 from cloudify_libvirt.core.snapshot_revert import revert
 from cloudify_libvirt.core.snapshot_xml import completed
+from cloudify_libvirt.core.spec.domain import DomainSpec
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec, check_name
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import filebackup
@@ -76,8 +78,11 @@ def _xml(request: Request, wish: Wish, plan: Plan) -> str:
     if not request.has_own_template:
         return packaged
     params = {key: value for key, value in request.params.items() if key not in _SECRETS}
-    variables = {**snapshot.variables(wish, plan), **params, "ctx": request.visible}
     source = request.template(snapshot.TEMPLATE)
+    unset = dict.fromkeys(DomainSpec.model_fields, "")
+    every = {**unset, **snapshot.variables(wish, plan), **params, "ctx": request.visible}
+    older = not request.draft.modern
+    variables = filled(source, every, given=params, warn=request.record.warn if older else None)
     text = render(source, variables, schema=snapshot.SCHEMA, node=request.ctx.node.name)
     return completed(text, packaged)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import hostnet, parse, states, stream
+from cloudify_libvirt.core import parse, states, stream
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import DataLost, Missing, Unhealthy
 from cloudify_libvirt.core.network import Network
@@ -47,16 +47,22 @@ def check(request: Request, look: Look) -> None:
         DataLost: contents are gone.
         Unhealthy: it is gone, off, or without what it needs.
     """
-    if not request.record.get("resource_id"):
+    if not made(request):
         return
     findings = list(look(request))
     if not findings:
         return
     text = "; ".join(finding.text for finding in findings)
-    label = f"{request.kind} '{request.record.get('resource_id')}'"
+    name = request.record.get("resource_id")
+    label = f"{request.kind} '{name}'" if name else f"the image of {request.label}"
     if any(finding.lost for finding in findings):
         raise DataLost("find healthy", label, text, _LOST_REMEDY)
     raise Unhealthy("find healthy", label, text, "Heal it: cfy executions start heal.")
+
+
+def made(request: Request) -> bool:
+    """Tell whether the node's object was made, or found; an ISO image has no name of its own."""
+    return bool(request.record.get("resource_id")) or request.record.get("by_input") is not None
 
 
 def wanted_state(request: Request) -> str:
@@ -74,9 +80,27 @@ def domain(request: Request) -> Iterator[Finding]:
         yield Finding("existence", "defined", None, "the hypervisor does not know it any more")
         return
     yield from _state(found, request)
+    if not request.external:
+        yield from _definition(found)
+    if not request.external:
+        yield from _seed(request)
     if not request.external and wanted_state(request):
         yield from _links(found)
         yield from reservations(request)
+
+
+def _seed(request: Request) -> Iterator[Finding]:
+    for entry in request.record.get("made") or []:
+        pool = Pool.find(request.session, entry["pool"]) if entry["kind"] == "seed" else None
+        if pool is not None and not _is_there(pool, entry):
+            yield Finding("cloud_init", "a seed", None, f"its seed '{entry['name']}' is gone")
+
+
+def _definition(found: Domain | Network | Pool) -> Iterator[Finding]:
+    if not found.persistent:
+        yield Finding(
+            "existence", "defined", "until it is stopped", "its definition is gone: it ends when it is stopped"
+        )
 
 
 def _state(found: Domain, request: Request) -> Iterator[Finding]:
@@ -96,16 +120,8 @@ def _links(found: Domain) -> Iterator[Finding]:
             yield Finding(name, card.network, None, f"its network '{card.network}' does not exist")
         elif network is not None and not network.active:
             yield Finding(name, "active", "inactive", f"its network '{card.network}' is not active")
-        elif network is not None and unplugged(network, card):
+        elif network is not None and network.unplugged([card]):
             yield Finding(name, "plugged", "unplugged", f"its card {card.mac} is off the bridge of '{card.network}'")
-
-
-def unplugged(network: Network, card: parse.InterfaceFacts) -> bool:
-    """Tell whether a running guest's card is no port of its network's bridge, as after the network was stopped."""
-    bridge = network.facts().bridge
-    if not bridge or not card.host_device or not network.session.shares_files or not hostnet.kind(card.host_device):
-        return False
-    return hostnet.bridge_of(card.host_device) != bridge
 
 
 def reservations(request: Request, plan: Plan | None = None) -> Iterator[Finding]:
@@ -172,6 +188,8 @@ def network(request: Request) -> Iterator[Finding]:
         yield Finding("existence", "defined", None, "the hypervisor does not know it any more")
     elif not found.active:
         yield Finding("state", "active", "inactive", "it is not active")
+    elif not request.external:
+        yield from _definition(found)
 
 
 def pool(request: Request) -> Iterator[Finding]:
@@ -183,6 +201,8 @@ def pool(request: Request) -> Iterator[Finding]:
         yield Finding("path", found.path, None, f"its directory {found.path} is gone")
     elif not found.active and not request.record.get("stopped"):
         yield Finding("state", "active", "inactive", "it is not active")
+    elif not request.external:
+        yield from _definition(found)
 
 
 def volume(request: Request) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ _said: set[tuple[str, str, str]] = set()
 
 def domain(request: Request) -> None:
     """Check a domain: parameters, name, ways to its disks, hardware, memory."""
-    _run(request, domains.check, _domain_host, _ways, _hardware, _memory)
+    _run(request, domains.check_name, _domain_host, _ways, _hardware, _memory)
 
 
 def network(request: Request) -> None:
@@ -94,9 +94,9 @@ def _judged(request: Request, findings: Iterable[Finding]) -> Iterator[CoreError
     for one in findings:
         mend = f"{one.why[:1].upper()}{one.why[1:]}." + (f" Mend it there: {one.command}" if one.command else "")
         if one.state == "problem":
-            yield Unsupported("use", f"{one.looked_at} of {request.uri}", one.found, mend)
+            yield Unsupported("use", f"{one.looked_at} of {request.session.uri}", one.found, mend)
         elif one.state == "warning":
-            _warn(request, f"{one.looked_at} of {request.uri}: {one.found}. {mend}")
+            _warn(request, f"{one.looked_at} of {request.session.uri}: {one.found}. {mend}")
 
 
 def _warn(request: Request, text: str) -> None:
@@ -119,7 +119,7 @@ def _ways(request: Request) -> Iterator[CoreError]:
         return
     used = {spec.image.pool or spec.pool} if spec.image else {spec.pool} if spec.cloud_init else set[str]()
     found = [Pool.find(session, name) for name in sorted(used | {disk.pool for disk in spec.disks if disk.pool})]
-    directories = [f"{one.path}/volume" for one in found if one is not None and one.path.startswith("/")]
+    directories = [f"{one.path}/{request.name}" for one in found if one is not None and one.path.startswith("/")]
     for path in dict.fromkeys([*(disk.file for disk in spec.disks if disk.file), *directories]):
         if path.startswith("/") and Path(path).parent.is_dir():
             yield from _errors(partial(_way, path=path), request)

@@ -12,7 +12,7 @@ from cloudify_libvirt.core.storage import Claim, Wish
 from cloudify_libvirt.core.units import MIB, human_size, parse_bool, parse_int, to_mib_rounded_up
 from cloudify_libvirt.core.volume import Volume, refuse_writers, running_disks
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import keeping, volume_key
+from cloudify_libvirt.steps import declared, keeping, volume_key
 from cloudify_libvirt.steps.images import fetch
 
 
@@ -21,7 +21,7 @@ def create(request: Request) -> None:
     pool = storage.active_pool(request.session, request.wanted_pool)
     if request.external and _found(pool, request):
         return
-    if not request.record.get("resource_id") and adopt(request, keeping.volume(request, pool)):
+    if adopt(request, keeping.volume(request, pool)):
         _take_over(request, pool)
     # A name alone may have been written by a script; that we made it says what is recorded with the claim.
     filled = request.record.get("filled")
@@ -65,6 +65,7 @@ def _claim(pool: Pool, request: Request, mine: bool) -> Claim:
 
 def _make(pool: Pool, request: Request, claim: Claim) -> None:
     spec, secret = request.spec, volume_key.prepare(request, pool)
+    declared.keep_template(request)
     recorded_size: dict[str, int] = {}
     origin = keeping.origin_of(spec, None)
     if spec.origin:

@@ -51,7 +51,7 @@ def bring_back(request: Request, volume: Volume) -> None:
     _keep(request, uuid, volume.path, wanted.ephemeral, _read(request, wanted))
     # A daemon that started without the secret does not know yet whose it is.
     volume.pool.refresh()
-    request.record.note(f"gave the key of {request.label} back to {request.uri}")
+    request.record.note(f"gave the key of {request.label} back to {request.session.uri}")
 
 
 def forget(request: Request) -> None:

@@ -44,7 +44,9 @@ def run(
     outcome = Outcome()
     wanted = list(instances)
     for instance in wanted:
-        task = instance.execute_operation(operation, kwargs={**parameters, **more(instance)}, allow_kwargs_override=True)
+        task = instance.execute_operation(
+            operation, kwargs={**parameters, **more(instance)}, allow_kwargs_override=True
+        )
         task.on_success, task.on_failure = _handlers(instance, outcome)
         graph.add_task(task)
     try:

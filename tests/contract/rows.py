@@ -94,12 +94,18 @@ ROWS: dict[str, tuple[str, ...]] = {
     "7 source": (f"{TEMPLATES}::test_a_resource_comes_before_a_text",),
     "7 variables, ctx, toxml, device lists": (f"{TEMPLATES}::test_a_template_with_every_old_variable",),
     "7 lists only where not empty": (f"{TEMPLATES}::test_lists_without_an_entry_are_false",),
-    "7 undefined variables": (f"{TEMPLATES}::test_a_variable_that_nobody_defines_is_named",),
+    "7 undefined variables": (
+        f"{TEMPLATES}::test_a_variable_that_nobody_defines_is_named",
+        f"{TEMPLATES}::test_templates_of_the_old_style_run_unchanged",
+        f"{TEMPLATES}::test_what_is_misspelt_is_named_with_its_line",
+        f"{TEMPLATES}::test_a_new_template_is_strict",
+    ),
     "7 packaged domain": (f"{TEMPLATES}::test_the_packaged_domain_is_what_guests_see_today",),
     "7 snapshot template": ("test_snapshot_defects.py::test_user_templates_of_snapshots",),
     "7 packaged network": (f"{TEMPLATES}::test_the_packaged_network",),
     "7 connected_to": (f"{NAMES}::test_the_relationship",),
     # 8. Patterns
+    "8 plain connected_to, equal tap names, upper case MAC": (f"{PATTERNS}::test_the_patterns",),
     "8 imports": (
         f"{IMPORTS}::test_the_plugin_by_url_and_by_name", f"{IMPORTS}::test_the_base_types_of_any_version",
         f"{IMPORTS}::test_the_plugin_by_relative_path", f"{IMPORTS}::test_an_old_blueprint_initialises_unchanged",

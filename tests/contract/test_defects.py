@@ -249,13 +249,16 @@ def test_b21_a_whole_domain_is_no_device(session: Session, function: str) -> Non
     uninstall(node)
 
 
-def test_b25_a_changed_property_is_seen_by_update(session: Session) -> None:
+def test_b25_a_changed_property_is_seen_by_check_drift_and_update(session: Session) -> None:
     node = Node(params=dict(DOMAIN))
     install(node)
     node.params["memory_size"] = 49152
+    assert {entry["field"] for entry in node.run(domain_tasks.check_drift)} == {"memory", "max_memory"}
     node.run(domain_tasks.update)
     assert xml_of(session, node.id).findtext("currentMemory") == "49152"
     assert node.runtime["params"]["memory_size"] == 49152
+    left = {entry["field"] for entry in node.run(domain_tasks.check_drift) or []}
+    assert left <= {"max_memory"}, "the maximum is lowered only when that is asked for"
     uninstall(node)
 
 
@@ -277,6 +280,33 @@ def test_c5_every_operation_may_be_resumed_and_bad_parameters_are_refused_before
     with pytest.raises(NonRecoverableError, match=r"params\.vcpu"):
         Node(params={**DOMAIN, "vcpu": "many"}).run(domain_tasks.validate)
     assert {domain.name() for domain in session.connection.listAllDomains()} == before
+
+
+def test_c5_checks_heal_and_pull_are_there_and_truthful(session: Session) -> None:
+    """A healthy machine without drift; one that was changed behind our back; one that is gone, and comes back."""
+    node = Node(params=DOMAIN)
+    install(node)
+    uuid = node.runtime["uuid"]
+    for _ in range(2):
+        node.run(domain_tasks.check_status)
+        assert not node.run(domain_tasks.check_drift)
+    xml = session.connection.lookupByName(node.runtime["resource_id"]).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    session.connection.defineXML(re.sub(r"<vcpu[^>]*>1</vcpu>", "<vcpu>3</vcpu>", xml))
+    assert "vcpu" in repr(node.run(domain_tasks.check_drift)) and "3" in repr(node.run(domain_tasks.check_drift))
+    handle = session.connection.lookupByName(node.runtime["resource_id"])
+    handle.destroy()
+    handle.undefine()
+    before = dict(node.runtime)
+    with pytest.raises(NonRecoverableError, match="does not know it any more"):
+        node.run(domain_tasks.check_status)
+    assert node.runtime == before, "who looks writes nothing"
+    node.run(domain_tasks.pull)
+    node.run(domain_tasks.heal)
+    healed = session.connection.lookupByUUIDString(uuid)
+    assert healed.isActive() and healed.maxVcpus() == 1
+    node.run(domain_tasks.check_status)
+    assert not node.run(domain_tasks.check_drift)
+    uninstall(node)
 
 
 def test_d1_errors_say_what_was_done_to_what_and_nothing_is_printed(

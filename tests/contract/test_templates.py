@@ -168,3 +168,89 @@ def test_inputs_of_releases_before_0_7(session: Session, old: str) -> None:
     root = etree.fromstring(session.connection.lookupByName("older").XMLDesc())
     assert root.findtext("on_crash") == "preserve", "the packaged template has none"
     node.run(domain_tasks.delete)
+
+
+# Written as authors wrote them for the existing plugin, each in a way of its own.
+OLD_STYLES = {
+    "devices, as it was never there": """<domain type='test'><name>{{ name }}</name><memory>{{ memory_size }}</memory>
+      <os><type>hvm</type></os>{% if devices %}<wrong/>{% endif %}
+      {% for device in devices %}<wrong/>{% endfor %}{{ devices }}</domain>""",
+    "defined, or not": """<domain type='test'><name>{{ name }}</name><memory>{{ memory_maxsize }}</memory>
+      <os><type>hvm</type>{% if nvram is defined %}<wrong/>{% endif %}</os>
+      <devices>{% if serial_devices is defined %}<wrong/>{% endif %}
+      {%- if pci_devices is not defined and not usb_devices and tpm_devices | length == 0 %}<input type='mouse'/>
+      {%- endif %}</devices></domain>""",
+    "defaults": """<domain type='test'><name>{{ name }}</name><memory>{{ memory_size|default(1) }}</memory>
+      <os><type>hvm</type></os>
+      <description>{{ domain_cpu | default("maximum", true) }} {{ nvram | default("none") }}
+      {{- title | default("untitled") }}{{ mine | default("!") }}</description>
+      <devices>{% for net in networks %}<interface type='network'><source network='{{ net.network }}'/>
+      <mac address='{{ net["mac"] | default("52:54:00:00:00:01") }}'/>
+      <model type='{{ net.type | default("virtio") }}'/>{% if net.addrs %}<wrong/>{% endif %}</interface>
+      {% endfor %}</devices></domain>""",
+    "values that one node gives and another does not": """<domain type='test'><name>{{ name }}</name>
+      <memory>{{ memory_size }}</memory><os><type>hvm</type>{% if loader %}<loader>{{ loader }}</loader>{% endif %}
+      </os><description>{{ note }}{{ ctx.instance.runtime_properties.written }}{{ ctx.node.properties.own }}{% if
+      ctx.instance.runtime_properties.params.other %}wrong{% endif %}</description><devices>
+      {%- for disk in disks %}<disk type='file'><driver type='{{ disk.type }}' {% if disk.tuning
+      %}cache='{{ disk.tuning }}'{% endif %}/><source file='{{ disk.file }}'/>
+      <target dev='{{ disk.dev }}' bus='{{ disk.bus }}'/>{% if disk.readonly %}<readonly/>{% endif %}{{ disk.note }}
+      </disk>{% endfor %}</devices></domain>""",
+    "names of its own, macros and sums": """{% macro tag(name, text) %}<{{ name }}>{{ text }}</{{ name }}>{% endmacro %}
+      {% set kind = domain_type or 'test' %}<domain type='{{ kind }}'>{{ tag('name', name + (suffix or '')) }}
+      {{ tag('memory', memory_size) }}<os><type>hvm</type></os><devices>{% for n in range(disks | length) %}{% endfor %}
+      {% for device in serial_devices + usb_devices %}<wrong/>{% endfor %}</devices></domain>""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", OLD_STYLES)
+def test_templates_of_the_old_style_run_unchanged(session: Session, style: str) -> None:
+    """What nobody set is undefined for tests and defaults, and nothing elsewhere."""
+    node = old_node()
+    del node.params["mine"]
+    root = configured(session, node, template_content=OLD_STYLES[style])
+    text = etree.tostring(root, encoding="unicode")
+    assert root.findtext("name") == "old" and "wrong" not in text
+    if style == "defaults":
+        assert root.findtext("description") == "custom noneuntitled!"
+        card = root.find("devices/interface")
+        assert card.find("model").get("type") == "virtio" and card.find("mac").get("address") != "52:54:00:00:00:01"
+    if "one node" in style:
+        assert root.find("os/loader") is None and not (root.findtext("description") or "").strip()
+        assert root.find("devices/disk/driver").get("cache") is None
+        assert root.find("devices/disk/readonly") is not None
+
+
+MISSPELT = {
+    "{% if devicez %}{% endif %}": "'devicez' is undefined",
+    "{% if domain_typ %}{% endif %}": "'domain_typ' is undefined. Did you mean domain_type",
+    "{{ memory_max_size }}": "'memory_max_size' is undefined. Did you mean memory_maxsize",
+    "{% for disk in disks %}{{ disk.read_only }}{% endfor %}": "has no attribute 'read_only'",
+    "{% for card in networks %}{{ card.macs }}{% endfor %}": "has no attribute 'macs'",
+    "{{ serial_device }}": "'serial_device' is undefined. Did you mean serial_devices",
+}
+
+
+@pytest.mark.parametrize("text", MISSPELT)
+def test_what_is_misspelt_is_named_with_its_line(session: Session, text: str) -> None:
+    node = old_node()
+    node.run(domain_tasks.create)
+    with pytest.raises(NonRecoverableError, match=rf"line 6 of template_content: .*{MISSPELT[text]}"):
+        node.run(domain_tasks.configure, template_content=OLD_TEMPLATE.replace("{{ mine }}", "{{ mine }}" + text))
+
+
+def test_a_new_template_is_strict(session: Session) -> None:
+    """With the hardware of today nothing may be left out, whatever it is like; what is known and not set may be."""
+    node = old_node(memory_size=None, memory="64 MiB")
+    node.run(domain_tasks.create)
+    for text, name in (("{{ flavour }}", "flavour"), ("{% for d in disks %}{{ d.own }}{% endfor %}", "own")):
+        with pytest.raises(NonRecoverableError, match=rf"line 6 of template_content: .*'{name}'"):
+            node.run(domain_tasks.configure, template_content=OLD_TEMPLATE.replace("{{ mine }}", text))
+    root = configured(session, node, template_content=OLD_TEMPLATE.replace("{{ mine }}", "{{ title | default('-') }}"))
+    assert (root.findtext("description") or "").endswith("/-")
+
+
+def test_what_an_old_template_leaves_out_is_said(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    node = old_node()
+    configured(session, node, template_content=OLD_TEMPLATE.replace("{{ mine }}", "{{ flavour }}"))
+    assert "line 6 of template_content: nothing defines 'flavour'; it is taken as empty" in caplog.text

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import deployments, domain_tasks, network_tasks, pool_tasks, volume_tasks
 from cloudify_libvirt.adoption import JOURNAL
+from cloudify_libvirt.cli.main import main
 from cloudify_libvirt.cli.orphans import lives
 from cloudify_libvirt.core import ledger, ownership
 from cloudify_libvirt.core.domain import Domain
@@ -24,7 +26,7 @@ from cloudify_libvirt.core.orphans import Look
 from cloudify_libvirt.core.orphans_removal import Removal
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.request import OWN_KEYS
-from tests.driver.conftest import URI, Node, define
+from tests.driver.conftest import URI, CountingInstance, Node, define
 
 
 @dataclass
@@ -130,7 +132,7 @@ def test_the_ledger_follows_the_journal(session: Session, machine: Installed, st
     assert "params" not in entry.journal
     assert {stat.S_IMODE(path.stat().st_mode) for path in state.rglob("*.json")} == {0o600}
     machine.run(domain_tasks.delete)
-    assert ledger.every() == [] and not list((state / "ledger").rglob("*"))
+    assert ledger.every() == [] and not list((state / "ledger").rglob("*.json"))
 
 
 def test_it_is_written_before_anything_is_made(session: Session, machine: Installed) -> None:
@@ -174,6 +176,56 @@ def test_the_same_instance_takes_its_domain_over(session: Session, machine: Inst
     assert [entry.instance for entry in ledger.every()] == ["vm_b"]
     again.run(domain_tasks.delete)
     assert left(session, home) == [] and ledger.every() == []
+
+
+class Killed(BaseException):
+    """The end of a process: nothing that comes after it happens."""
+
+
+def dying(at: int, patch: pytest.MonkeyPatch) -> list[str]:
+    """End the process before the ``at``-th time that something is stored, in the ledger or by the engine."""
+    done: list[str] = []
+
+    def wrap(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def wrapped(*arguments: Any) -> Any:
+            if len(done) >= at:
+                raise Killed
+            done.append(name)
+            return call(*arguments)
+
+        patch.setattr(owner, name, wrapped)
+
+    wrap(ledger, "write")
+    wrap(ledger, "forget")
+    wrap(CountingInstance, "update")
+    return done
+
+
+@pytest.mark.parametrize("wiped_again", [False, True])
+@pytest.mark.parametrize("at", range(6))
+def test_killed_at_any_step_of_taking_over(
+    session: Session, machine: Installed, home: Path, at: int, wiped_again: bool
+) -> None:
+    configure(machine)
+    again = machine.anew()
+    with pytest.MonkeyPatch.context() as patch:
+        done = dying(at, patch)
+        try:
+            configure(again)
+        except Killed:
+            pass
+        else:
+            assert len(done) <= at
+    kept = again.stored[-1] if again.stored else {}
+    again.runtime = {key: value for key, value in kept.items() if key != "_domains"}
+    last = again.anew() if wiped_again else again
+    configure(last)
+    assert last.runtime["uuid"] == machine.runtime["uuid"]
+    assert [entry.instance for entry in ledger.every()] == [last.id] and left(session, home) == []
+    last.run(domain_tasks.delete)
+    assert ledger.every() == []
 
 
 def test_a_living_instance_keeps_its_domain(session: Session, machine: Installed, home: Path) -> None:
@@ -431,3 +483,46 @@ def test_journals_of_one_machine_are_joined() -> None:
 
 def test_an_instance_without_a_home_is_of_an_unknown_place() -> None:
     assert deployments.lives("", "dep", "vm_a") is None
+
+
+def tool(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["orphans", *arguments])
+
+
+def test_the_command(session: Session, machine: Installed, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudify_libvirt.cli.orphans.SETTLED_S", 0.0)
+    configure(machine)
+    assert tool().exit_code == 0 and "belongs to a deployment" in tool().output
+    machine.file.unlink()
+    (row,) = json.loads(tool("--json").output)
+    assert (row["kind"], row["name"], row["deployment"], row["node"]) == ("domain", "kept", "dep", "vm")
+    assert row["since"] and "vm_a is in no deployment" in row["why"]
+    assert tool().exit_code == 2 and tool("--uri", "test:///nowhere.xml").exit_code == 1
+    assert tool("--remove", "--json").exit_code == 2, "there is nobody to ask"
+    assert tool("--remove").exit_code == 1 and ledger.every()
+    machine.there()
+    assert tool("--remove", "--yes").exit_code == 0 and ledger.every()
+    machine.file.unlink()
+    removed = tool("--remove", "--yes")
+    assert removed.exit_code == 0 and removed.output.endswith("removed\n") and not ledger.every()
+
+
+def test_what_is_gone_from_the_host_is_forgotten(session: Session, machine: Installed) -> None:
+    configure(machine)
+    machine.file.unlink()
+    session.connection.lookupByName("kept").undefine()
+    assert tool().exit_code == 0 and len(ledger.every()) == 1
+    assert tool("--remove").exit_code == 0 and ledger.every() == []
+
+
+def test_what_a_manager_keeps_is_never_removed(session: Session, machine: Installed, home: Path) -> None:
+    configure(machine)
+    (entry,) = ledger.every()
+    ledger.forget(entry)
+    ledger.write(Entry(**{**vars(entry), "home": ""}))
+    machine.file.unlink()
+    seen = look(session, home)
+    removal = Removal(seen, force=True)
+    removal.run(seen.orphans())
+    assert "by a Manager" in removal.left[0] and len(ledger.every()) == 1
+    assert "kept" in [handle.name() for handle in session.connection.listAllDomains()]

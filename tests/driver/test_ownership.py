@@ -13,6 +13,7 @@ from cloudify_libvirt.core.errors import Conflict
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.storage import Claim, Wish
+from cloudify_libvirt.core.volume import Volume
 from tests.driver.conftest import Node, define, define_network
 
 PASSWORD = "correct horse"
@@ -101,6 +102,27 @@ def test_a_reservation_that_was_there_stays(session: Session, vm: Node) -> None:
     assert [entry.ip for entry in network.facts().hosts] == ["10.99.1.40", "10.99.1.41"]
     vm.run(domain_tasks.delete)
     assert [entry.ip for entry in network.facts().hosts] == ["10.99.1.40"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "backing", "reason"),
+    [
+        ("qcow2", "", "it is qcow2, and an ISO image would lie over its header"),
+        ("raw", "", "running domain 'theirs' writes to it"),
+        ("raw", "disk", "it is used by volume 'above'"),
+    ],
+)
+def test_an_iso_image_is_not_written_over_a_disk(session: Session, format_: str, backing: str, reason: str) -> None:
+    pool = Pool.get(session, "default-pool")
+    disk = Volume.create(pool, Wish("disk", format=format_).xml(1 << 20), "disk")
+    if backing:
+        Volume.create(pool, Wish("above").xml(1 << 20, disk), "above")
+    else:
+        source = "<source pool='default-pool' volume='disk'/><target dev='vda'/>"
+        define(session, "theirs", extra=f"<disk type='volume'>{source}</disk>").start()
+    iso = Node(name="iso", params={"volume": "disk", "pool": "default-pool", "files": {"user-data": "x"}})
+    with pytest.raises(NonRecoverableError, match=reason):
+        iso.run(iso9660_tasks.create)
 
 
 def test_seeds_of_properties_are_not_recorded(session: Session, vm: Node) -> None:

@@ -87,6 +87,17 @@ def test_a_volume_that_is_a_device_is_attached_as_one(session: Session, vm: Node
 
 def test_a_volume_without_a_path_says_so(session: Session, vm: Node) -> None:
     _volume_of(session, "gluster", {"hosts": ["server"], "name": "vol1"})
-    with pytest.raises(NonRecoverableError, match="cannot attach volume 'data' of pool 'gluster'.*no path on the host"):
+    with pytest.raises(
+        NonRecoverableError, match=r"cannot attach volume 'data' of pool 'gluster'.*no path on the host"
+    ):
         _attached(vm, "gluster")
     assert "vm" not in [domain.name() for domain in session.connection.listAllDomains()]
+
+
+def test_a_domains_own_volumes_are_files(session: Session, vm: Node) -> None:
+    _volume_of(session, "logical", {"name": "vg"})
+    vm.params = {**vm.params, "pool": "logical", "cloud_init": {"hostname": "vm"}}
+    vm.run(domain_tasks.create)
+    with pytest.raises(NonRecoverableError, match="the volumes of pool 'logical' are no files"):
+        vm.run(domain_tasks.configure)
+    assert not vm.runtime.get("made")

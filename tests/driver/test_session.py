@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,45 @@ def test_many_threads_share_one_connection(session: Session) -> None:
     for thread in threads:
         thread.join()
     assert set(found) == {session} and len(found) == 16
+
+
+def test_a_host_that_does_not_answer_keeps_nobody_from_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cloudify_libvirt.core.session.OPEN_TIMEOUT_S", 3.0)
+    (tmp_path / "host.xml").write_text("<node/>")
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(connect, f"qemu+tcp://127.0.0.1:{silent.getsockname()[1]}/system")
+        call, _address = silent.accept()
+        with call:
+            assert connect(f"test://{tmp_path}/host.xml").alive
+            assert not slow.done()
+        assert isinstance(slow.exception(), CoreError)
+
+
+@pytest.mark.parametrize(
+    ("reason", "retryable", "is_absent"),
+    [
+        ("no connection driver available for lxc:///system", False, True),
+        ("Failed to connect socket to '/run/libvirt/virtlxcd-sock': No such file or directory", True, True),
+        ("no answer within 20 s", True, False),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_not_one_without_domains(
+    session: Session, monkeypatch: pytest.MonkeyPatch, reason: str, retryable: bool, is_absent: bool
+) -> None:
+    """What its domains use must not be deleted; the next look asks again."""
+
+    def refuse(uri: str) -> Session:
+        raise ConnectFailed("connect to", uri, reason, retryable=retryable)
+
+    here = Session("qemu:///system", session.connection)
+    here._facts["driver"] = "QEMU"
+    monkeypatch.setattr("cloudify_libvirt.core.session.connect", refuse)
+    if is_absent:
+        assert here.drivers() == [here]
+        return
+    for _ in range(2):
+        with pytest.raises(ConnectFailed, match="no answer within 20 s"):
+            here.all_domains()
 
 
 def test_a_dead_connection_is_opened_anew(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cloudify_libvirt.core.own_template import own_variables
 from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.spec import (
     MODELS,
@@ -51,10 +53,12 @@ class Case:
 
     def rendered(self) -> str:
         spec, content = self.spec(), self.content
-        variables = template_variables(spec, facts(self.kind, spec, content.get("facts") or {}))
+        known = facts(self.kind, spec, content.get("facts") or {})
+        variables = template_variables(spec, known)
         source = TemplateSource(name=f"{self.kind}.xml.j2")
         if "template" in content:
             source = TemplateSource(content["template"], "own.xml.j2", "resources/own.xml.j2")
+            variables = own_variables(source, spec, known, "", warnings.warn)
         return render(source, variables, schema=SCHEMAS[self.kind], node="vm")
 
 

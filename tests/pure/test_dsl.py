@@ -50,7 +50,9 @@ RENDERING = {
     "cloudify.libvirt.ISO9660": "create",
 }
 SNAPSHOTS = {f"cloudify.interfaces.snapshot.{name}" for name in ("create", "apply", "delete", "rotate")}
-VALIDATION = {"cloudify.interfaces.validation.create"}
+VALIDATION = {f"cloudify.interfaces.validation.{name}" for name in ("create", "check_status")} | {
+    f"{LIFECYCLE}.{name}" for name in ("check_drift", "heal", "pull")
+}
 OPERATIONS = {
     "cloudify.libvirt.domain": SNAPSHOTS
     | VALIDATION

@@ -295,9 +295,10 @@ _LAUGHS = (
     + "]><domain>&a11;</domain>"
 )
 _BASES = [path.read_text() for path in sorted(goldens.DATA.glob("*/*.xml"))] + [
-    "<domainsnapshot><name>n</name><creationTime>1</creationTime><disks><disk name='vda'/></disks><domain/></domainsnapshot>",
-    "<capabilities><host><cpu><pages unit='KiB' size='4'/></cpu><secmodel><model>dac</model><baselabel>+1:+2</baselabel>"
-    "</secmodel></host></capabilities>",
+    "<domainsnapshot><name>n</name><creationTime>1</creationTime><disks><disk name='vda'/></disks><domain/>"
+    "</domainsnapshot>",
+    "<capabilities><host><cpu><pages unit='KiB' size='4'/></cpu><secmodel><model>dac</model>"
+    "<baselabel>+1:+2</baselabel></secmodel></host></capabilities>",
     "<network><ip address='10.0.0.1' prefix='24'><dhcp><host mac='x' ip='y'/></dhcp></ip></network>",
     "<volume><capacity>9</capacity><target><path>/x</path></target></volume>",
 ]

@@ -71,14 +71,15 @@ def within(module: str, *roots: str) -> bool:
 ALLOWED = {
     "package": {"package"},
     "core": {"core", "package"},
-    "request": {"core", "ctxview", "package"},
+    "request": {"core", "ctxview", "engine", "package"},
     "ctxview": set[str](),
     "engine": set[str](),
     "deployments": set[str](),
     "adoption": {"core", "deployments", "engine", "request", "package"},
     "binding": {"adoption", "core", "request", "local_storage", "package"},
+    "checking": {"binding", "core", "request", "package"},
     "steps": {"adoption", "core", "steps", "request", "binding", "engine", "package"},
-    "tasks": {"core", "steps", "request", "binding", "package"},
+    "tasks": {"core", "steps", "request", "binding", "checking", "package"},
     "workflows": {"core", "workflows", "package"},
     "cli": {"core", "cli", "deployments", "shipped", "package"},
     "shipped": {"package"},
@@ -91,7 +92,8 @@ ALLOWED = {
 }
 # Rooms that know the engine.
 ENGINE_ROOMS = {
-    "engine", "request", "binding", "scripting", "local_resolver", "local_agent", "local_storage", "workflows",
+    "engine", "request", "binding", "checking", "scripting", "local_resolver", "local_agent", "local_storage",
+    "workflows",
 }  # fmt: skip
 
 

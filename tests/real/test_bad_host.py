@@ -137,15 +137,15 @@ def closed(foreign: Callable[[str, str], Any]) -> Iterator[Path]:
 def test_directory_that_qemu_may_not_enter(attempt: Attempt, closed: Path, tiny: Path) -> None:
     disk = f"{closed}/deep/disk.qcow2"
     by_path = vm(disks=[{"file": disk, "type": "qcow2"}])
-    said = attempt.refused(by_path, "configure")
+    said = attempt.refused(by_path, "validate")
     says(said, f"disk {disk}", "domain 'vm'", f"may not enter directory {closed}:"[:-1], "setfacl -m u:", "chmod o+x")
-    said = attempt.refused(vm(image=str(tiny), pool="closed"), "configure")
-    says(said, f"{closed}/deep/vm-root.qcow2", f"may not enter directory {closed}", "chmod o+x")
+    said = attempt.refused(vm(image=str(tiny), pool="closed"), "validate")
+    says(said, f"{closed}/deep/vm", f"may not enter directory {closed}", "chmod o+x")
     assert names(closed / "deep") == ["disk.qcow2"]
-    said = attempt.refused(vm(disks=[{"file": f"{closed}/gone.qcow2"}]), "configure")
-    says(said, f"disk {closed}/gone.qcow2", "does not exist", "params.disks")
+    said = attempt.refused(vm(disks=[{"file": f"{IMAGES}/gone.qcow2"}]), "configure")
+    says(said, f"disk {IMAGES}/gone.qcow2", "does not exist", "params.disks")
     # What the error advises works.
-    advised = re.search(r"chmod o\+x '([^']+)'", attempt.failed(by_path, "configure")[0])
+    advised = re.search(r"chmod o\+x '([^']+)'", attempt.failed(by_path, "validate")[0])
     assert advised is not None
     subprocess.run(["chmod", "o+x", advised[1]], check=True)
     assert attempt.install({"thing": by_path}).code == 0
@@ -154,7 +154,7 @@ def test_directory_that_qemu_may_not_enter(attempt: Attempt, closed: Path, tiny:
 
 
 def test_not_enough_memory(attempt: Attempt, shelf: Any, tiny: Path) -> None:
-    said = attempt.refused(vm(memory="4 TiB", image=str(tiny), pool="shelf"), "configure")
+    said = attempt.refused(vm(memory="4 TiB", image=str(tiny), pool="shelf"), "validate")
     says(said, "domain 'vm'", "it needs 4 TiB, the host has", "Give it less memory, or stop other domains")
     assert shelf.listVolumes() == []
 
@@ -188,7 +188,7 @@ def test_not_enough_disk_for_an_image(attempt: Attempt, small: Path, tiny: Path,
 
 
 def test_not_enough_disk_to_allocate(attempt: Attempt, small: Path) -> None:
-    said = attempt.refused(volume(pool="small", capacity=64, allocation=64), "create")
+    said = attempt.refused(volume(pool="small", capacity=64, allocation=64), "validate")
     says(said, "volume 'volume' of pool 'small'", "it needs 64 MiB", "has 2 MiB left", "Free some space")
     assert names(small) == []
 

@@ -160,3 +160,17 @@ def _refusal(cfy: Cfy, name: str, case: tuple[dict[str, Any], str]) -> bool:
     assert result.code != 0 and re.search(words, result.output), result.output[-2000:]
     cfy.uninstall(name)
     return True
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in GOLDENS if "pcie-root-port" in path.read_text() and path.stem not in NOT_HERE],
+    ids=lambda path: path.stem,
+)  # fmt: skip
+def test_the_slots_that_were_asked_for_are_free(clean_host: Host, path: Path) -> None:
+    """The count of what the machine's own devices take is right: libvirt has placed them."""
+    domain = clean_host.connection.defineXML(path.read_text())
+    devices = etree.fromstring(domain.XMLDesc()).find("devices")
+    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+    ports = {int(entry.get("index")) for entry in devices.findall("controller[@model='pcie-root-port']")}
+    taken = {int(place.get("bus"), 16) for place in devices.findall("*/address[@type='pci']")}
+    assert len(ports - taken) in (8, 9), "8, and one where no bridge to older buses is needed"

@@ -108,6 +108,21 @@ def pwd_of(name: str) -> int:
     return pwd.getpwnam(name).pw_uid
 
 
+def test_a_host_far_away(tmp_path: Path) -> None:
+    """Over a connection whose other end could be anywhere: files and programs there are not those here."""
+    way = tmp_path / "ssh"
+    way.write_text("#!/bin/sh\nexec virt-ssh-helper qemu:///system\n")
+    way.chmod(0o755)
+    with hidden("/usr/sbin/dnsmasq"):
+        path = f"PATH={tmp_path}:{os.environ['PATH']}"
+        report = doctor("qemu+ssh://root@localhost/system", "--image", "/nowhere", within=("env", path))
+    assert report.code == 0 and report.bad() == {}
+    unseen = {one["check"] for one in report.findings if one["state"] == "unknown"}
+    assert unseen == {"dnsmasq", "forwarding", "paths", "clock"}
+    assert report.the("accelerator", "warning")["found"] == "the host offers no KVM"
+    assert report.the("version", "ok")["found"].startswith("libvirt ")
+
+
 def test_a_person_reads_it() -> None:
     with hidden("/usr/sbin/dnsmasq"):
         done = subprocess.run([TOOL, "doctor"], capture_output=True, text=True, check=False)

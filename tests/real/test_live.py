@@ -65,7 +65,7 @@ def machine(host_objects: libvirt.virConnect, key: Path) -> Iterator[Node]:
 
 @pytest.fixture(autouse=True)
 def as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a test attached goes, also when it failed: the machine has one free slot."""
+    """What a test attached goes, also when it failed."""
     yield
     if "machine" in request.fixturenames:
         for what in ({"disks": [{"dev": "vdb"}]}, {"networks": [{"network": "live"}]}):
@@ -81,6 +81,7 @@ def empty(host_objects: libvirt.virConnect) -> Iterator[Node]:
         "max_memory": "128 MiB",
         "wait_for_ip": False,
         "shutdown_timeout_s": 0,
+        "hotplug_slots": 0,
     }
     node = Node(name="empty", deployment="live", params=params, properties={"libvirt_auth": QEMU})
     install(node)
@@ -199,6 +200,24 @@ def test_a_card_without_a_mac_is_attached_once(machine: Node, key: Path) -> None
     assert stored("live").count("<interface ") == domain("live").XMLDesc().count("<interface ") == 1
 
 
+def test_four_disks_and_four_cards_come_while_it_runs(machine: Node, key: Path) -> None:
+    """Each has a slot of its own, and none was lost to those before it."""
+    paths = [IMAGES / "live" / f"more-{number}.raw" for number in range(4)]
+    for path in paths:
+        path.write_bytes(bytes(1 << 20))
+    wishes: list[dict[str, Any]] = [{"disks": [{"file": str(path), "type": "raw"}]} for path in paths]
+    wishes += [{"networks": [{"network": "live", "mac": f"52:54:00:ab:cd:1{number}"}]} for number in range(4)]
+    for wish in wishes:
+        machine.run(domain_tasks.attach_device_flags, params=wish)
+    seen = "ls -d /sys/block/vd? | wc -l; ls /sys/class/net | grep -c eth"
+    assert ssh(key, machine.runtime["ip"], seen).split() == ["5", "5"]
+    for wish in wishes:
+        machine.run(domain_tasks.detach_device_flags, params=wish)
+    assert ssh(key, machine.runtime["ip"], seen).split() == ["1", "1"] and not machine.runtime.get("detach_pending")
+    for path in paths:
+        path.unlink()
+
+
 def test_a_device_from_a_template_of_ones_own(machine: Node) -> None:
     text = (
         "<interface type='network'><mac address='52:54:00:ab:cd:01'/><source network='{{ params_network }}'/>"
@@ -231,6 +250,15 @@ def test_a_device_that_is_not_given_back_is_pending(empty: Node) -> None:
     empty.run(domain_tasks.start)
     assert not empty.runtime["detach_pending"] and str(path) not in domain("empty").XMLDesc()
     path.unlink()
+
+
+def test_without_a_free_slot_the_remedy_is_said(empty: Node) -> None:
+    """Libvirt keeps one free when nobody asks for more."""
+    card = {"network": "live", "mac": "52:54:00:ab:cd:21"}
+    empty.run(domain_tasks.attach_device_flags, params={"networks": [card]})
+    with pytest.raises(NonRecoverableError, match=r"No more available PCI slots.*hotplug_slots"):
+        empty.run(domain_tasks.attach_device_flags, params={"networks": [{**card, "mac": "52:54:00:ab:cd:22"}]})
+    assert "52:54:00:ab:cd:22" not in stored("empty") + domain("empty").XMLDesc()
 
 
 def test_another_disk_at_a_taken_target_is_refused(empty: Node) -> None:

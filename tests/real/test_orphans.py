@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from tests.real.conftest import BLUEPRINTS, ROOT, Cfy, Host, Result, public_key, ssh, virsh
 from tests.real.nodes import blueprint, empty_domain, node
 from tests.real.test_identity import identities
-from tests.real.test_killed import kill_after
+from tests.real.test_killed import kill_after, made, settings, without_boot
 
 NOTHING, FAILED, FOUND = 0, 1, 2
 
@@ -42,6 +42,14 @@ def listed(cfy: Cfy, *arguments: str) -> set[tuple[str, str]]:
     assert found.code == (FOUND if rows else NOTHING), found.output
     assert all(row["certain"] and row["deployment"] and row["since"] and row["why"] for row in rows)
     return {(row["kind"], row["name"]) for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def none_left(cfy: Cfy, stranger: Cfy) -> Iterator[None]:
+    """What a failed test left would fail the next ones, too."""
+    yield
+    for one in (cfy, stranger):
+        tool(one, "--remove", "--yes", "--running", "--force")
 
 
 def wipe(cfy: Cfy, deployment: str) -> None:
@@ -148,7 +156,9 @@ def test_marks_tell_where_the_ledger_is_lost(clean_host: Host, cfy: Cfy) -> None
     )
     cfy.install(path, "lost")
     xml = virsh("dumpxml", "--inactive", "old")
-    older = re.sub(r" (number|orchestrator)='[^']*'", "", xml[xml.index("<metadata>") : xml.index("</metadata>")])
+    older = re.sub(
+        r""" (number|orchestrator)=["'][^"']*["']""", "", xml[xml.index("<metadata>") : xml.index("</metadata>")]
+    )
     xml = xml[: xml.index("<metadata>")] + older + xml[xml.index("</metadata>") :]
     assert "cfy:owner" in xml and "orchestrator" not in xml
     (cfy.directory / "old.xml").write_text(xml)
@@ -183,3 +193,37 @@ def test_killed_while_it_takes_over(clean_host: Host, cfy: Cfy, count: int, wipe
     cfy.uninstall("killed")
     assert tool(cfy).code == NOTHING
     assert not list((cfy.directory / "state").rglob("*.json"))
+
+
+def test_a_cluster_is_taken_over_and_removed(clean_host: Host, cfy: Cfy, tiny: Path, key: Path) -> None:
+    """Scaled instances find each its own machine; afterwards, without a state, everything goes."""
+    before = clean_host.everything()
+    path, given = without_boot("cluster.yaml", cfy.directory), settings("cluster", tiny, key)
+    cfy.install(path, "cluster", **given)
+    first, running = made(clean_host), {domain.name(): domain.ID() for domain in clean_host.connection.listAllDomains()}
+    again = cfy.install(path, "cluster", **given)
+    assert len(again.lines("takes over what")) == len(cfy.instances("cluster"))
+    assert made(clean_host) == first
+    assert {domain.name(): domain.ID() for domain in clean_host.connection.listAllDomains()} == running
+    wipe(cfy, "cluster")
+    files = {path for path in clean_host.files() - before["files"] if Path(path).is_file() and "/images/" in path}
+    assert {name.rpartition("/")[2] for kind, name in listed(cfy) if kind == "volume"} == {Path(f).name for f in files}
+    assert tool(cfy, "--remove", "--yes", "--running").code == NOTHING
+    assert clean_host.everything() == before
+
+
+def test_a_container_is_taken_over_and_removed(clean_host: Host, cfy: Cfy, container_root: Path, key: Path) -> None:
+    """Its root lies in a directory, which libvirt does not take for a volume."""
+    before = clean_host.everything()
+    given = {"image": str(container_root), "ssh_public_key": public_key(key), "ssh_user": "root", "memory": "128 MiB"}
+    cfy.install(BLUEPRINTS / "container.yaml", "container", **given)
+    number = clean_host.containers.lookupByName("container").ID()
+    ssh(key, str(cfy.outputs("container")["address"]), "echo precious > /root/kept")
+    cfy.install(BLUEPRINTS / "container.yaml", "container", **given)
+    assert clean_host.containers.lookupByName("container").ID() == number
+    assert ssh(key, str(cfy.outputs("container")["address"]), "cat /root/kept") == "precious"
+    wipe(cfy, "container")
+    root = ("file", "/var/lib/libvirt/images/container/container-rootfs")
+    assert listed(cfy) == {*((kind, "container") for kind in SMALL), root}
+    assert tool(cfy, "--remove", "--yes", "--running").code == NOTHING
+    assert clean_host.everything() == before

@@ -2,6 +2,7 @@
 
 from cloudify_libvirt.core.spec.base import Spec, dsl_properties
 from cloudify_libvirt.core.spec.cloud_init import CloudInit
+from cloudify_libvirt.core.spec.copies import only_copied
 from cloudify_libvirt.core.spec.disk import Disk
 from cloudify_libvirt.core.spec.domain import DomainSpec
 from cloudify_libvirt.core.spec.interface import Interface
@@ -41,6 +42,7 @@ __all__ = [
     "VolumeFacts",
     "VolumeSpec",
     "dsl_properties",
+    "only_copied",
     "parse_spec",
     "place_disks",
     "refuse_functions",

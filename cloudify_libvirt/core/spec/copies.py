@@ -18,7 +18,7 @@ def only_copied(key: str, value: Any, seen: Mapping[str, Any], today: Mapping[st
         return False
     if key != "networks" or today[key] == seen[key]:
         return bool(seen[key] == value)
-    return _given(value, seen[key]) == seen[key]
+    return bool(_given(value, seen[key]) == seen[key])
 
 
 def _given(value: Any, seen: Any) -> Any:

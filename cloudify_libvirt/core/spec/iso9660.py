@@ -19,6 +19,10 @@ def _files(value: object) -> dict[str, str]:
             raise ValueError("a path in the image must not have empty parts, '.' or '..'")
         if isinstance(content, Mapping | list | tuple):
             raise ValueError("the content of a file in the image must be text")
+        try:
+            str(content).encode()
+        except ValueError:
+            raise ValueError("the content of a file in the image must be Unicode text") from None
     return {str(path).strip("/"): "" if content is None else str(content) for path, content in value.items()}
 
 

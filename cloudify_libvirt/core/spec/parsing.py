@@ -35,6 +35,8 @@ _INTRINSIC = {
 }  # fmt: skip
 _SECRET = {"cloud_init", "files", "content", "encryption", "auth", "password"}
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+# What no encoding can carry, nor the messages of pydantic.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_SHOWN = 60
 _MOST_ERRORS = 5
 
@@ -78,6 +80,8 @@ def refuse_functions(value: object, path: str, node: str) -> None:
                 "the engine evaluates such functions there, not in properties.",
             )  # fmt: skip
         for key, item in value.items():
+            if isinstance(key, str) and not key.isascii() and _SURROGATE.search(key):
+                raise InvalidSpec("read", f"{path} of node {node}", f"the key {key!r} is not Unicode text")
             refuse_functions(item, f"{path}.{key}", node)
     elif isinstance(value, list | tuple):
         for at, item in enumerate(value):

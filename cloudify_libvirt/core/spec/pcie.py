@@ -1,4 +1,4 @@
-"""Where devices of a PCIe machine are plugged in: each has a port of its own, and so has each that comes later. Pure."""
+"""Where devices of a PCIe machine are plugged in: each has a port of its own, also what comes later. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _taken(spec: Any, found: Mapping[str, Any]) -> int:
     """Count what takes a port; one more for the bridge to older buses, which some models need."""
     buses = [disk["bus"] for disk in found["disks"]]
     always = ("balloon", "rng", "agent's line", "bridge")
-    return (
+    count: int = (
         len(always)
         + buses.count("virtio")
         + ("scsi" in buses)
@@ -51,3 +51,4 @@ def _taken(spec: Any, found: Mapping[str, Any]) -> int:
         + sum(entry.bus == "virtio" for entry in spec.inputs)
         + sum(device.type in ("pci", "mdev") for device in spec.devices)
     )
+    return count
