@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from cloudify_libvirt.core import storage
+from cloudify_libvirt.core import storage, uploads
 from cloudify_libvirt.core.image import ImageCache
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.storage import Claim, Wish
+from cloudify_libvirt.core.storage import Wish
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import Volume
 
@@ -44,9 +44,10 @@ def download_command(pool: str, name: str, file: Path, uri: str) -> None:
 def upload_command(file: Path, pool: str, name: str, uri: str) -> None:
     """Make a volume with the content of FILE; there must be none of that name.
 
-    The format (qcow2 or raw) is found by looking into it. A packed file is unpacked. Holes are kept.
+    What an upload left that was cut off is made anew. The format (qcow2 or raw) is found by looking into it. A packed file is unpacked. Holes are kept.
     """
     image = ImageCache().fetch(str(file.absolute()))
     target = storage.active_pool(connect(uri), pool)
-    made = storage.clone(target, Wish(name, format=image.format), image, Claim(False, lambda: None))
+    with uploads.begun(target, name) as claim:
+        made = storage.clone(target, Wish(name, format=image.format), image, claim)
     click.echo(f"{made.path} ({image.format}, {human_size(image.size_bytes)})")

@@ -159,6 +159,7 @@ _BY_CODE: dict[str, type[CoreError]] = {
 
 _REMEDIES: dict[type[CoreError], str] = {
     AccessDenied: "Run as a member of the group 'libvirt', or give a URI with credentials that may manage this host.",
+    ConnectionLost: "Try again when the host can be reached.",
     ConnectFailed: "Check the URI (property libvirt_auth) and that libvirtd answers: virsh -c URI version.",
 }
 
@@ -178,6 +179,8 @@ _LOST_WORDS = (
     "Cannot write data",
     "End of file while reading data",
     "client socket is closed",
+    "connection closed due to keepalive timeout",
+    "connection was closed",
     "Broken pipe",
 )
 _DENIED_WORDS = ("Permission denied", "authentication unavailable", "authentication failed")
@@ -202,7 +205,9 @@ def from_libvirt(error: Any, action: str, target: str, remedy: str = "") -> Core
     """Turn one ``libvirtError`` into the error of this tree that says the same."""
     kind = _class_of(error)
     reason = (error.get_error_message() or str(error)).strip()
-    return kind(action, target, reason, remedy or _REMEDIES.get(kind, ""))
+    # What would help the call against the host's refusal does not help when the host is not there.
+    known = _REMEDIES.get(kind, "")
+    return kind(action, target, reason, known if kind is ConnectionLost else remedy or known)
 
 
 @contextmanager

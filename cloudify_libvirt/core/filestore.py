@@ -51,6 +51,12 @@ class Store:
         """Return one file."""
         return self.directory / f"{_part(self.name)}-{self.uuid}{suffix}"
 
+    def others(self, suffix: str) -> list[Path]:
+        """Return the files of that suffix in this object's other backups of the deployment."""
+        mine = self.path(suffix)
+        every = self.directory.parent.iterdir() if self.directory.parent.is_dir() else []
+        return sorted(path for one in every if (path := one / mine.name) != mine and path.is_file())
+
     @property
     def complete(self) -> bool:
         """Tell whether the backup is there, whole."""

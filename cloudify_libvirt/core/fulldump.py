@@ -73,6 +73,7 @@ def dump(domain: Domain, store: Store) -> None:
     refuse_remote(domain.session, domain.target)
     snapshot.refuse_drivers(domain, "dump")
     resume(domain, store)
+    _refuse_elsewhere(domain, store)
     disks = _checked_disks(domain)
     stored = definition(domain)
     store.remove()
@@ -96,11 +97,18 @@ def dump(domain: Domain, store: Store) -> None:
 
 
 def resume(domain: Domain, store: Store, *, keep: bool = False) -> None:
-    """Give a guest the memory back that only our file holds, and drop the file, or ``keep`` it as the dump's."""
+    """Give a guest the memory back that only our file holds, and drop the file, or ``keep`` it as the dump's.
+
+    Raises:
+        Busy: the memory is still being written.
+        Conflict: the disks are newer than the memory.
+    """
     part = store.path(SAVING)
+    snapshot.refuse_job(domain, "dump")
     if not part.exists():
         return
     if domain.state in OFF:
+        _check_age(domain, part)
         with libvirt_call("let go on", domain.target, f"Its memory is in {part}: virsh restore it."):
             domain.session.connection.restoreFlags(str(part), None, 0)
     with on_disk("keep", f"file {part}"):
@@ -108,6 +116,33 @@ def resume(domain: Domain, store: Store, *, keep: bool = False) -> None:
             part.replace(store.path(MEMORY))
         else:
             part.unlink()
+
+
+def _check_age(domain: Domain, part: Path) -> None:
+    """Refuse memory that is older than a disk: what the guest wrote since would be ruined by it."""
+    changed = _newer(domain, part)
+    if changed:
+        reason = f"disk {changed} changed since an attempt that was cut off saved the guest's memory to {part}"
+        raise Conflict("let go on", domain.target, reason, f"Remove {part}, which is of no use any more.")
+
+
+def _newer(domain: Domain, part: Path) -> str:
+    """Return the first disk that was written to after the memory was, or ""."""
+    for disk in _checked_disks(domain):
+        with on_disk("look at", f"disk {disk.path}"):
+            if Path(disk.path).stat().st_mtime_ns > part.stat().st_mtime_ns:
+                return disk.target
+    return ""
+
+
+def _refuse_elsewhere(domain: Domain, store: Store) -> None:
+    """Refuse a guest that is off because a dump of another name was cut off: its memory waits there."""
+    if domain.state not in OFF:
+        return
+    for part in store.others(SAVING):
+        if not _newer(domain, part):
+            reason = f"its memory is in {part}, where an attempt that was cut off left it"
+            raise Conflict("dump", domain.target, reason, f"Repeat that one, or: virsh restore {part}")
 
 
 def _checked_disks(domain: Domain) -> list[DiskState]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudify_libvirt.core import ledger, overlay, removal, snapshot, storage
-from cloudify_libvirt.core.console import remove_log
+from cloudify_libvirt.core.console import remove_logs
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, InUse
 from cloudify_libvirt.core.ledger import Entry
@@ -87,10 +87,10 @@ class Removal:
             files += snapshot.files(domain) if domain.session.driver == "qemu" else []
             domain.destroy()
             domain.undefine()
-        for log in (journal.get("console_log"), *(journal.get("serial_logs") or ())):
-            remove_log(session, str(log or ""))
         uuid = str(journal.get("uuid") or "")
-        for path, error in overlay.remove_all(session, files, uuid) if files else []:
+        logs = (str(journal.get("console_log") or ""), *(journal.get("serial_logs") or ()))
+        left = overlay.remove_all(session, files, uuid) if files else []
+        for path, error in [*remove_logs(session, logs, uuid), *left]:
             self._warn(f"left {path} alone: {error.reason}")
         removal.release(session, journal.get("reservations") or [])
         removal.remove_parts(session, self.look.untaken(journal.get("made") or []), uuid, self._warn)

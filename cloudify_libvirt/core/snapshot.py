@@ -14,6 +14,7 @@ from cloudify_libvirt.core import overlay, snapshot_xml
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import (
+    Busy,
     Conflict,
     CoreError,
     InvalidTemplate,
@@ -43,6 +44,17 @@ def refuse_drivers(domain: Domain, action: str) -> None:
     if driver in _WITHOUT:
         what = "containers have no snapshots" if driver == "lxc" else f"the driver {driver} has no snapshots"
         raise Unsupported(action, domain.target, f"{what} in libvirt", "Make a backup of its files instead.")
+
+
+def refuse_job(domain: Domain, action: str) -> None:
+    """Raise ``Busy`` while libvirt saves or copies the domain: it goes on when who asked for it is killed."""
+    if domain.session.driver != "qemu" or domain.state in OFF:
+        return
+    with libvirt_call("read the job of", domain.target):
+        kind = domain.handle.jobInfo()[0]
+    if kind != libvirt.VIR_DOMAIN_JOB_NONE:
+        remedy = f"Let it end; to see it: virsh domjobinfo {domain.name}"
+        raise Busy(action, domain.target, "a job of libvirt works on it", remedy)
 
 
 def listed(domain: Domain) -> list[SnapshotFacts]:
@@ -132,10 +144,12 @@ def create(domain: Domain, wish: Wish, journal: Journal = NO_JOURNAL, write_xml:
     """Make a snapshot, whole or not at all; return in words what it is made of.
 
     Raises:
+        Busy: it is being saved or backed up, perhaps for an attempt that was cut off.
         Conflict: there is one of that name.
         Unsupported: these disks cannot have it.
     """
     refuse_drivers(domain, "snapshot")
+    refuse_job(domain, "snapshot")
     if find(domain, wish.name) is not None:
         remedy = "Choose another name, or delete it first."
         raise Conflict("make", label(domain, wish.name), "there is one of this name", remedy)
@@ -264,8 +278,14 @@ def allocation(domain: Domain, one: SnapshotFacts) -> int | None:
     return total
 
 
+def is_saved(domain: Domain) -> bool:
+    """Tell whether a managed save holds the guest's memory."""
+    with libvirt_call("read", domain.target):
+        return bool(domain.handle.hasManagedSaveImage(0))
+
+
 def drop_saved_state(domain: Domain) -> None:
     """Drop a managed save: its memory is of the state that is given up."""
-    with libvirt_call("drop the saved state of", domain.target):
-        if domain.handle.hasManagedSaveImage(0):
+    if is_saved(domain):
+        with libvirt_call("drop the saved state of", domain.target):
             domain.handle.managedSaveRemove(0)

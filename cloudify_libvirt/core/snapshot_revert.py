@@ -39,7 +39,10 @@ def _check(domain: Domain, one: SnapshotFacts) -> None:
     checkpoints = _checkpoints(domain)
     if checkpoints:
         reason = f"it has checkpoints of incremental backups ({', '.join(checkpoints[:5])}), which would be wrong then"
-        raise Conflict("go back to", label(domain, one.name), reason, "Remove these backups first.")
+        remedy = (
+            f"While it runs: virsh checkpoint-delete {domain.name} {checkpoints[0]}; its next backup is a full one."
+        )
+        raise Conflict("go back to", label(domain, one.name), reason, remedy)
     if not one.external:
         check_sources(domain, one, "go back to")
         _check_cpus(domain, one)

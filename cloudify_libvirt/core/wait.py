@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from cloudify_libvirt.core.errors import CoreError, TimedOut
+from cloudify_libvirt.core.errors import ConnectionLost, CoreError, TimedOut
 
 T = TypeVar("T")
 
@@ -101,13 +101,16 @@ def wait_until(
 
 
 def retry_busy(call: Callable[[], T], *, timeout_s: float = 30.0, poll_s: float = 0.1) -> T:
-    """Repeat ``call`` while it fails with an error that is worth retrying, until the deadline."""
+    """Repeat ``call`` while it fails with an error that is worth retrying, until the deadline.
+
+    What is called on a lost connection stays lost: that needs a new one.
+    """
     deadline = Deadline(timeout_s)
     while True:
         try:
             return call()
         except CoreError as error:
-            if not error.retryable or deadline.passed:
+            if not error.retryable or isinstance(error, ConnectionLost) or deadline.passed:
                 raise
         time.sleep(poll_s)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudify_libvirt.binding import claim, find_external
 from cloudify_libvirt.core import parse, preflight, readiness, states
-from cloudify_libvirt.core.console import remove_log
+from cloudify_libvirt.core.console import remove_logs
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, TimedOut
 from cloudify_libvirt.core.network import Network
@@ -199,8 +199,9 @@ def delete(domain: Domain | None, request: Request) -> None:
         domain.undefine()
     if uuid:
         snapshot.remove_files(request, uuid)
-        for log in (request.record.get("console_log"), *(request.record.get("serial_logs") or ())):
-            remove_log(request.session, str(log or ""))
+        logs = (str(request.record.get("console_log") or ""), *(request.record.get("serial_logs") or ()))
+        for path, error in remove_logs(request.session, logs, uuid):
+            request.record.warn(f"left {path} alone: {error.reason}")
     parts.remove(request, besides=uuid)
 
 

@@ -13,6 +13,7 @@ import pytest
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import domain_tasks, network_tasks, pool_tasks, volume_tasks
+from cloudify_libvirt.core.uri import ALLOWED_VARIABLE
 from tests.driver.conftest import Node
 from tests.real.conftest import IMAGES, LXC, QEMU, Host, virsh
 
@@ -191,8 +192,9 @@ def test_b19_everything_that_blocks_undefine_goes(classic: Node, host: Host) -> 
 
 
 def test_b22_a_memory_dump_of_a_remote_host_is_refused_before_anything(
-    classic: Node, host: Host, tmp_path: Path
+    classic: Node, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(ALLOWED_VARIABLE, "command")
     remote = remote_uri(tmp_path)
     identity = host.domain("classic").ID()
     with pytest.raises(NonRecoverableError, match="would be written on the host of"):

@@ -221,6 +221,37 @@ def test_labs_side_by_side_do_not_collide(lab: Script, other: Script) -> None:
     lab.virsh("net-undefine", "nat")
 
 
+def cables(script: Script) -> list[str]:
+    return [one for one in script.run("exec", "ls", "/sys/class/net").split() if one.startswith("lab-")]
+
+
+def knock(address: str) -> list[str]:
+    return ["timeout", "1", "bash", "-c", f"echo > /dev/tcp/{address}/9"]
+
+
+def test_linked_labs_reach_each_other_and_nobody_else(lab: Script) -> None:
+    far = Script("far", lab.directory)
+    far.run("up")
+    before = machine()
+    mine, its = lab.run("link", "far").split()
+    assert far.run("link", lab.name).split() == [its, mine], "the same cable, seen from there"
+    assert len(cables(lab)) == len(cables(far)) == 1
+    assert machine() == before
+    for one, address in ((lab, its), (far, mine)):
+        # Nobody listens: who is reached says so.
+        assert "refused" in one.try_to("exec", *knock(address)).stderr
+    assert "refused" not in subprocess.run(knock(its), capture_output=True, text=True).stderr
+    far.run("down", "--purge")
+    deadline = time.monotonic() + 5
+    while cables(lab):
+        assert time.monotonic() < deadline, "the cable stays"
+        time.sleep(0.05)
+    done = lab.try_to("link", "far")
+    assert (done.returncode, far.home.exists()) == (NOT_RUNNING, False)
+    assert "cannot link lab far: it is not running" in done.stderr
+    assert "itself" in lab.try_to("link", lab.name).stderr
+
+
 def test_disk_belongs_to_qemu_while_it_runs(guest: Script) -> None:
     assert disk_owner(guest) == "root:root"
     guest.virsh("start", "guest", "--paused")

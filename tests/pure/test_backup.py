@@ -251,3 +251,10 @@ def test_every_input_is_read():
 def test_wrong_inputs_are_named(inputs, words):
     with pytest.raises(InvalidSpec, match=words):
         parse_backup(inputs, node="vm")
+
+
+def test_foreign_directory_beside_points_is_only_named(tmp_path):
+    store = DirectoryStore(tmp_path, "dep", "vm")
+    (store.root / "copy~").mkdir(parents=True)
+    found, damaged = store.manifests()
+    assert not found and "'~'" in damaged["copy~"]

@@ -186,10 +186,12 @@ def public_key(key: Path) -> str:
     return key.with_suffix(".pub").read_text().strip()
 
 
-def ssh(key: Path, address: str, command: str, user: str = "root", wait_s: float = 60) -> str:
+def ssh(
+    key: Path, address: str, command: str, user: str = "root", wait_s: float = 60, options: tuple[str, ...] = ()
+) -> str:
     """Run a command in a guest; the port may open a moment after the address is known."""
     deadline = time.monotonic() + wait_s
-    call = ["ssh", "-i", str(key), *SSH_OPTIONS, f"{user}@{address}", command]
+    call = ["ssh", "-i", str(key), *SSH_OPTIONS, *options, f"{user}@{address}", command]
     while True:
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode != 255 or time.monotonic() > deadline:

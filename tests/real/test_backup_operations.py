@@ -24,7 +24,7 @@ def run(cfy: Cfy, deployment: str, operation: str, check: bool = True, **inputs:
 def test_operations(cfy: Cfy, clean_host: Host, tiny: Path, tmp_path: Path) -> None:
     pool = node("pool", name="disks", path=str(IMAGES / "backed"))
     machine = node(
-        "domain", "pool", name="backed", image={"source": str(tiny), "pool": "disks"}, memory="64 MiB",
+        "domain", "pool", name="backed", image={"source": str(tiny)}, pool="disks", memory="64 MiB",
         wait_for_ip=False, shutdown_timeout_s=0, properties={"backup_dir": str(tmp_path / "kept")},
     )  # fmt: skip
     cfy.install(blueprint(tmp_path, "backed", pool=pool, vm=machine), "shop")

@@ -23,6 +23,7 @@ from cloudify_libvirt.core.snapshot import create, current, listed
 from cloudify_libvirt.core.snapshot_delete import delete
 from cloudify_libvirt.core.snapshot_plan import Wish
 from cloudify_libvirt.core.snapshot_revert import revert
+from cloudify_libvirt.core.uri import ALLOWED_VARIABLE
 from tests.real.conftest import IMAGES, QEMU, Host, virsh
 
 PLACE = IMAGES / "snapshots"
@@ -359,8 +360,9 @@ def test_command_line(plain: Machine) -> None:
     assert files() == {"vda"} and plain.names() == [], "without a journal, too"
 
 
-def test_remote(machine: Callable[..., Machine], tmp_path: Path) -> None:
+def test_remote(machine: Callable[..., Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a connection that knows nothing of the host's files."""
+    monkeypatch.setenv(ALLOWED_VARIABLE, "command")
     image("vda", "qcow2")
     helper = tmp_path / "helper"
     helper.write_text("#!/bin/sh\nexec virt-ssh-helper qemu:///system\n")

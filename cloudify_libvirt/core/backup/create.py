@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from cloudify_libvirt import __version__
-from cloudify_libvirt.core import checkpoint, stream
+from cloudify_libvirt.core import checkpoint, snapshot, stream
 from cloudify_libvirt.core.backup import chain, images, job, names, staging
 from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
 from cloudify_libvirt.core.backup.plan import DiskPlan, Order, Plan, plan
@@ -16,7 +16,15 @@ from cloudify_libvirt.core.backup.poolstore import zeros
 from cloudify_libvirt.core.backup.store import Store
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import Busy, ChainBroken, Conflict, GuestFailed, libvirt_call
+from cloudify_libvirt.core.errors import (
+    Busy,
+    ChainBroken,
+    Conflict,
+    CoreError,
+    GuestFailed,
+    Unsupported,
+    libvirt_call,
+)
 from cloudify_libvirt.core.hostlock import host_lock
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.states import OFF
@@ -24,6 +32,8 @@ from cloudify_libvirt.core.storage import Wish
 from cloudify_libvirt.core.volume import Volume
 
 LOCK_TIMEOUT_S = 2.0
+_OFF = "the guest was off"
+_SAVED = "as after a power cut: the guest was saved, with what it had not written yet"
 
 
 def _no_claim(_pool: str, _name: str) -> None:
@@ -128,7 +138,7 @@ class _Run:
     def make(self, wanted: Plan) -> Manifest:
         self.store.check_room(sum(disk.estimate_bytes for disk in wanted.disks))
         with ExitStack() as undo:
-            undo.callback(self.store.sweep)
+            undo.callback(self._sweep)
             # Before anything else: a draft says whose job it is that a killed run left.
             definition = self._definition()
             staged, wanted, checkpoint_name, why_not_still = self._copied(wanted, undo)
@@ -142,6 +152,11 @@ class _Run:
         if wanted.running and self.domain.state not in OFF:
             _drop_checkpoints(self.domain, self.store)
         return manifest
+
+    def _sweep(self) -> None:
+        """Remove the draft; where that fails the next run does, and what failed first is what counts."""
+        with suppress(CoreError):
+            self.store.sweep()
 
     def _definition(self) -> tuple[int, str]:
         xml = self.domain.xml(libvirt.VIR_DOMAIN_XML_INACTIVE).encode()
@@ -189,14 +204,15 @@ class _Run:
 
     def _forget(self, name: str) -> None:
         """Drop the checkpoint of a backup that failed: the one before it goes on to remember."""
-        if name and self.domain.state not in OFF and name in checkpoint.names(self.domain):
-            checkpoint.drop(self.domain, name)
+        with suppress(CoreError):
+            if name and self.domain.state not in OFF and name in checkpoint.names(self.domain):
+                checkpoint.drop(self.domain, name)
 
     def _cloned(self, disk: DiskPlan, pool: Pool) -> Volume:
         """Copy a disk of a stopped guest on its host, with all that it stands on."""
         target = f"disk {disk.target} of {self.domain.target}"
         with libvirt_call("back up", target, "Put it into a pool, or start the guest: then any disk can be."):
-            source = Volume(pool, self.domain.session.connection.storageVolLookupByPath(disk.source))
+            source = self._source(disk)
         name = staging.name(staging.BACKUP, self.domain.uuid, disk.target)
         self.hooks.claim(pool.name, name)
         xml = Wish(name, disk.virtual_bytes, "qcow2").xml(disk.virtual_bytes)
@@ -205,6 +221,20 @@ class _Run:
             staging.discard([volume])
             raise GuestFailed("back up", self.domain.target, "it was started meanwhile", "Try again.", retryable=True)
         return volume
+
+    def _source(self, disk: DiskPlan) -> Volume:
+        """Return the disk's volume; raise where its host takes it for another format than the guest does."""
+        handle = self.domain.session.connection.storageVolLookupByPath(disk.source)
+        pool = Pool(self.domain.session, handle.storagePoolLookupByVolume())
+        pool.refresh()
+        found = Volume.get(pool, handle.name())
+        seen = found.facts().format
+        # An ISO image is raw to the host, too.
+        if disk.format != ("raw" if seen == "iso" else seen):
+            target = f"disk {disk.target} of {self.domain.target}"
+            reason = f"it is {disk.format}, but looks like {seen} to its host, which would copy that"
+            raise Unsupported("back up", target, reason, "Start the guest: then its disks are copied as it sees them.")
+        return found
 
     def _stored(self, disk: DiskPlan, volume: Volume, wanted: Plan) -> DiskEntry:
         """Bring one disk into the store, as a stream from its host."""
@@ -241,7 +271,9 @@ class _Run:
     ) -> Manifest:
         connection = self.domain.session.connection
         still = wanted.running and not why_not_still
-        reached = "the guest was off" if not wanted.running else "file systems at rest"
+        reached = _OFF if not wanted.running else "file systems at rest"
+        if not wanted.running and snapshot.is_saved(self.domain):
+            reached = _SAVED
         with libvirt_call("read the version of", f"hypervisor {self.domain.session.uri}"):
             versions = connection.getLibVersion(), connection.getVersion()
         return Manifest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import uuid as uuids
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from cloudify_libvirt.core import checkpoint, snapshot, storage
@@ -16,7 +16,7 @@ from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifes
 from cloudify_libvirt.core.backup.store import Store
 from cloudify_libvirt.core.backup.verify import require_sound
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import Conflict, InUse, Missing, Unsupported
+from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing, Unsupported
 from cloudify_libvirt.core.identity import NAMESPACE
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
@@ -67,16 +67,19 @@ def restore(
         require_sound(store, points, manifest.point, hooks.progress)
         _refuse_foreign(domain, store, manifest)
         swaps = _swaps(domain, manifest)
-        was_running = _stopped(domain, allow_stop, stop_timeout_s)
+        _refuse_alive(domain, allow_stop)
         staging.sweep(domain.session, staging.RESTORE, domain.uuid)
         with ExitStack() as undo:
             undo.callback(lambda: staging.discard([volume for swap in swaps for volume in swap.incoming]))
             for swap in swaps:
                 swap.incoming.append(_incoming(domain.session, store, points, manifest, swap, domain.uuid, hooks))
+            _check_room(domain, swaps)
+            # Of a running guest also from disks that stay: QEMU goes back to no snapshot of a disk with bitmaps.
+            _forget_checkpoints(domain)
+            was_running = _stopped(domain, allow_stop, stop_timeout_s)
             undo.pop_all()
         for swap in swaps:
             _put(domain, swap, hooks)
-        _forget_checkpoints(domain)
     others = {disk.target for disk in snapshot.disks_of(domain)} - {swap.entry.target for swap in swaps}
     lacking = tuple(f"disk {target} stays as it is" for target in sorted(others))
     return Restored(manifest.point, domain.name, domain.uuid, _targets(manifest), lacking, was_running)
@@ -121,13 +124,32 @@ def _swaps(domain: Domain, manifest: Manifest) -> list[_Swap]:
     return found
 
 
-def _stopped(domain: Domain, allowed: bool, timeout_s: float) -> bool:
-    if domain.state in OFF:
-        return False
-    if not allowed:
+def _refuse_alive(domain: Domain, allowed: bool) -> None:
+    """Raise ``InUse`` unless the guest is off, without a saved state, or may be stopped."""
+    if allowed:
+        return
+    if domain.state not in OFF:
         raise InUse("restore", domain.target, "it runs", "Shut it down first, or allow that it is stopped: allow_stop.")
+    if snapshot.is_saved(domain):
+        remedy = "Start it and shut it down first, or allow that the saved state is lost: allow_stop."
+        raise InUse("restore", domain.target, "it has a saved state, which is of its present disks", remedy)
+
+
+def _stopped(domain: Domain, allowed: bool, timeout_s: float) -> bool:
+    """Have the guest off, with no memory of the old disks; it may have been started meanwhile."""
+    _refuse_alive(domain, allowed)
+    runs = domain.state not in OFF
     domain.stop(timeout_s)
-    return True
+    snapshot.drop_saved_state(domain)
+    return runs
+
+
+def _check_room(domain: Domain, swaps: list[_Swap]) -> None:
+    """Raise while every old disk is still there, when a new one could not take its place."""
+    for swap in swaps:
+        freed = swap.old.facts().allocation_bytes if swap.old else 0
+        wanted = sum(volume.facts().allocation_bytes for volume in swap.incoming) - freed
+        staging.check(swap.pool, max(0, wanted), f"{swap.entry.target} of {domain.name}")
 
 
 def _incoming(
@@ -167,7 +189,11 @@ def _put(domain: Domain, swap: _Swap, hooks: Hooks) -> None:
         swap.old.delete(domain.uuid)
     format_ = swap.state.format or swap.entry.format
     xml = Wish(name, swap.entry.virtual_bytes, format_).xml(swap.entry.virtual_bytes)
-    Volume.create(swap.pool, xml, name, source=incoming)
+    if incoming.facts().format == format_:
+        Volume.create(swap.pool, xml, name, source=incoming)
+    else:
+        # A raw disk whose content looks like another format: the host would convert it.
+        staging.copy_bytes(incoming, Volume.create(swap.pool, xml, name))
     incoming.delete()
     if backing:
         storage.release_base(swap.pool, backing)
@@ -201,7 +227,7 @@ def restore_as(session: Session, store: Store, point: str, name: str, hooks: Hoo
         staging.sweep(session, staging.RESTORE, uuid)
         disks = {}
         with ExitStack() as undo:
-            undo.callback(staging.sweep, session, staging.RESTORE, uuid)
+            undo.callback(_tidy, session, uuid)
             for entry in manifest.disks:
                 place = _place(session, pool, entry)
                 volume = staging.name(staging.RESTORE, uuid, entry.target, entry.format)
@@ -211,6 +237,12 @@ def restore_as(session: Session, store: Store, point: str, name: str, hooks: Hoo
             Domain.define(session, xml, name, uuid)
             undo.pop_all()
     return Restored(manifest.point, name, uuid, _targets(manifest), tuple(lacking))
+
+
+def _tidy(session: Session, uuid: str) -> None:
+    """Remove what was made; where that fails the next run does, and what failed first is what counts."""
+    with suppress(CoreError):
+        staging.sweep(session, staging.RESTORE, uuid)
 
 
 def _place(session: Session, pool: str, entry: DiskEntry) -> Pool:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from cloudify_libvirt.core.backup import manifest as manifests
 from cloudify_libvirt.core.backup.manifest import Manifest
 from cloudify_libvirt.core.backup.names import checked, file_name, point_name
-from cloudify_libvirt.core.errors import BackupBroken, Busy, CoreError
+from cloudify_libvirt.core.errors import BackupBroken, Busy, CoreError, InvalidSpec
 from cloudify_libvirt.core.filestore import on_disk
 from cloudify_libvirt.core.units import human_size
 
@@ -103,7 +103,8 @@ class Store(ABC):
         for point in self.points():
             try:
                 found[point] = self.manifest(point)
-            except BackupBroken as error:
+            except (BackupBroken, InvalidSpec) as error:
+                # Also a directory that somebody else put there, of a name that no point can have.
                 damaged[point] = error.reason
         return found, damaged
 

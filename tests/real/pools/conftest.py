@@ -1,4 +1,4 @@
-"""What the tests of storage pools stand on: loop devices, an iSCSI target, a Gluster volume; all of the lab's own."""
+"""What the tests of storage pools stand on: loop devices, an iSCSI target, a Ceph, a Gluster volume; all of the lab's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from tests.real.pools.ceph import Ceph
 from tests.real.pools.storage import IMAGES, QEMU, TARGET, Daemon, answers, pools, run, secrets
 
 DEVICE_BYTES = 64 << 20
@@ -80,6 +81,14 @@ def iscsi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     yield 3269
     tgtadm("delete", "target", "--tid", 1, "--force")
     tgtd.end()
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A Ceph with an empty pool."""
+    servers = Ceph(tmp_path_factory.mktemp("ceph"))
+    yield servers
+    servers.end()
 
 
 @pytest.fixture(scope="session")
