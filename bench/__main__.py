@@ -37,6 +37,7 @@ What is compared:
   script that does the same. Each is fetched and its checksum compared; what is packed is unpacked.
 - **volume**: contents through libvirt's streams with holes kept, against the same call with everything sent; and a
   deletion that looks at every domain, snapshot and overlay of the host first.
+- **backup**: a running guest with 1 MiB changed since the last point, against a full point of the same guest.
 
 `bench/orchestration.py`, `bench/boot.py`, `bench/images.py` and `bench/storage.py` run alone, too, with fewer or
 more rounds.

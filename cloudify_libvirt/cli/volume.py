@@ -44,7 +44,8 @@ def download_command(pool: str, name: str, file: Path, uri: str) -> None:
 def upload_command(file: Path, pool: str, name: str, uri: str) -> None:
     """Make a volume with the content of FILE; there must be none of that name.
 
-    What an upload left that was cut off is made anew. The format (qcow2 or raw) is found by looking into it. A packed file is unpacked. Holes are kept.
+    What an upload left that was cut off is made anew. The format (qcow2 or raw) is found by looking
+    into it. A packed file is unpacked. Holes are kept.
     """
     image = ImageCache().fetch(str(file.absolute()))
     target = storage.active_pool(connect(uri), pool)

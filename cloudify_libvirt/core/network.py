@@ -161,7 +161,7 @@ class Network(Resource):
         element = etree.Element("host", {"mac": mac, "ip": ip})
         if name:
             element.set("name", name)
-        flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG if self.handle.isPersistent() else 0
+        flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG if self.persistent else 0
         if self.active:
             flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
         with libvirt_call(f"change the reservation of {ip} on", self.target):

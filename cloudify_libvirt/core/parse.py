@@ -33,7 +33,10 @@ class InterfaceFacts:
 
 @dataclass(frozen=True)
 class DiskFacts:
-    """One disk of a domain; ``path`` is empty for a drive without a medium or a network disk."""
+    """One disk of a domain; ``path`` is empty for a drive without a medium or a network disk.
+
+    ``remote`` is the name of a network disk on its server, else empty.
+    """
 
     path: str
     target: str
@@ -41,6 +44,7 @@ class DiskFacts:
     pool: str
     volume: str
     readonly: bool = False
+    remote: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ def _disk(element: Any) -> DiskFacts:
         pool=_attribute(element, "source", "pool"),
         volume=_attribute(element, "source", "volume"),
         readonly=element.find("readonly") is not None,
+        remote=_attribute(element, "source", "name") if _attribute(element, "source", "protocol") else "",
     )
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cloudify_libvirt.core import parse
+from cloudify_libvirt.core import ceph_monitor, parse
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, InUse, libvirt_call, unless_gone
 from cloudify_libvirt.core.hostlock import host_lock
@@ -78,7 +78,8 @@ class Pool(Resource):
         except CoreError as error:
             # Another process may have been quicker.
             if not self.active:
-                raise _start_failure(error) from error.__cause__
+                source = parse.document(self.xml()).find("source")
+                raise _start_failure(ceph_monitor.explained(error, self.session, source)) from error.__cause__
 
     def try_start(self) -> CoreError | None:
         """Activate the pool if what it stands on is there already; return why it could not."""

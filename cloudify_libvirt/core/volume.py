@@ -35,7 +35,8 @@ class Volume:
     @property
     def path(self) -> str:
         """Return where the hypervisor finds the volume."""
-        return str(self.handle.path())
+        with libvirt_call("read", self.target):
+            return str(self.handle.path())
 
     @property
     def target(self) -> str:
@@ -152,11 +153,17 @@ class Volume:
             look.forget(path)
 
     def _delete(self) -> None:
+        clones = self.pool.kind.clones
         try:
             with libvirt_call("delete", self.target):
-                self.handle.delete(0)
+                # Of our own copies, too, a snapshot stays; Ceph keeps one that a volume stands on.
+                self.handle.delete(libvirt.VIR_STORAGE_VOL_DELETE_WITH_SNAPSHOTS if clones else 0)
         except Missing:
             return
+        except CoreError as error:
+            if not clones or "unprotect snapshot" not in error.reason:
+                raise
+            refuse_users(self, "delete", ["a volume that was copied from it and stands on its snapshot"])
 
 
 def refuse_users(volume: Volume, action: str, users: list[str]) -> None:
@@ -189,7 +196,7 @@ def running_disks(volume: Volume) -> list[tuple[Any, parse.DiskFacts]]:
         found += [
             (domain, disk)
             for disk in disks
-            if disk.path == volume.path or (disk.pool, disk.volume) == (volume.pool.name, volume.name)
+            if volume.path in (disk.path, disk.remote) or (disk.pool, disk.volume) == (volume.pool.name, volume.name)
         ]
     return found
 

@@ -12,6 +12,7 @@ from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import InvalidSpec
 from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.spec import Disk, parse_spec
+from cloudify_libvirt.core.spec.disk_network import NetworkDisk
 from cloudify_libvirt.core.spec.variables import DomainFacts, template_variables
 from cloudify_libvirt.core.units import parse_seconds
 from cloudify_libvirt.request import Request
@@ -140,8 +141,10 @@ def _others(facts: parse.DomainFacts, wanted: tuple[Disk, ...]) -> list[Disk]:
 
 
 def _where_it_is(disk: Disk, facts: parse.DomainFacts) -> Disk:
-    """Return a disk without a target with that of the same file, if it is attached already."""
-    found = next((other.target for other in facts.disks if disk.file and other.path == disk.file), None)
+    """Return a disk without a target with that of the same content, if it is attached already."""
+    remote = disk.network.name if isinstance(disk, NetworkDisk) else None
+    wanted = {disk.file, remote} - {None}
+    found = next((other.target for other in facts.disks if not wanted.isdisjoint({other.path, other.remote})), None)
     return disk if disk.dev or not found else disk.model_copy(update={"dev": found})
 
 

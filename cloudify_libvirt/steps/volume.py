@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloudify_libvirt.adoption import adopt
 from cloudify_libvirt.core import derived, growth, storage
-from cloudify_libvirt.core.errors import CoreError, InUse, Missing
+from cloudify_libvirt.core.errors import CoreError, InUse, Missing, Unsupported
 from cloudify_libvirt.core.image import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec import VolumeSpec
@@ -64,6 +64,7 @@ def _claim(pool: Pool, request: Request, mine: bool) -> Claim:
 
 
 def _make(pool: Pool, request: Request, claim: Claim) -> None:
+    _check_content(pool, request)
     spec, secret = request.spec, volume_key.prepare(request, pool)
     declared.keep_template(request)
     recorded_size: dict[str, int] = {}
@@ -84,6 +85,16 @@ def _make(pool: Pool, request: Request, claim: Claim) -> None:
     else:
         volume = storage.empty(pool, _wish(request, "raw", secret), claim)
     _record(request, volume, pool, recorded_size, filled=True, origin=origin or None)
+
+
+def _check_content(pool: Pool, request: Request) -> None:
+    """Refuse contents that libvirt cannot write where the hypervisor alone reaches the volume."""
+    spec = request.spec
+    written = spec.origin or spec.content is not None or spec.is_overlay or spec.zero_wipe
+    if pool.kind.remote and (written or spec.preallocation != "off"):
+        reason = f"libvirt writes nothing into volumes of a pool of type {pool.facts.type}"
+        remedy = "Make it empty, or a copy (source_volume) of one there; take another pool for images and zeros."
+        raise Unsupported("fill", f"the volume of {request.label} in {pool.target}", reason, remedy)
 
 
 def _pool_of_source(request: Request, pool: Pool) -> Pool:

@@ -85,13 +85,14 @@ def test_a_volume_that_is_a_device_is_attached_as_one(session: Session, vm: Node
     assert (disk.get("type"), disk.find("source").attrib) == ("block", {"dev": "/dev/vg/data"})
 
 
-def test_a_volume_without_a_path_says_so(session: Session, vm: Node) -> None:
-    _volume_of(session, "gluster", {"hosts": ["server"], "name": "vol1"})
-    with pytest.raises(
-        NonRecoverableError, match=r"cannot attach volume 'data' of pool 'gluster'.*no path on the host"
-    ):
-        _attached(vm, "gluster")
-    assert "vm" not in [domain.name() for domain in session.connection.listAllDomains()]
+def test_a_volume_without_a_path_is_attached_over_the_network(session: Session, vm: Node) -> None:
+    _volume_of(session, "gluster", {"hosts": ["server"], "name": "vol1", "dir": "/images"})
+    _attached(vm, "gluster")
+    xml = etree.fromstring(session.connection.lookupByName("vm").XMLDesc(0))
+    (disk,) = xml.findall("devices/disk")
+    source = disk.find("source")
+    assert (disk.get("type"), source.attrib) == ("network", {"protocol": "gluster", "name": "vol1/images/data"})
+    assert source.find("host").get("name") == "server"
 
 
 def test_a_domains_own_volumes_are_files(session: Session, vm: Node) -> None:

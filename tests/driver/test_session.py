@@ -8,10 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 from cloudify_libvirt.core import events
-from cloudify_libvirt.core.errors import ConnectFailed, CoreError, InvalidSpec, Missing, from_libvirt, libvirt_call
+from cloudify_libvirt.core.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    CoreError,
+    InvalidSpec,
+    Missing,
+    from_libvirt,
+    libvirt_call,
+)
 from cloudify_libvirt.core.session import Session, connect
 from cloudify_libvirt.core.states import State
 from cloudify_libvirt.core.wait import wait_until
@@ -21,6 +30,15 @@ from tests.driver.conftest import URI, define
 def test_one_connection_per_uri(session: Session) -> None:
     assert connect(URI) is session
     assert session.driver == "test"
+
+
+@pytest.mark.parametrize("reason", ["connection closed due to keepalive timeout", "client socket is closed"])
+def test_a_lost_connection_is_worth_another_try_and_no_other_advice(reason: str) -> None:
+    lost = libvirt.libvirtError("virStreamSend() failed")
+    lost.err = (libvirt.VIR_ERR_INTERNAL_ERROR, 0, f"internal error: {reason}", 0, "", None, None, 0, 0)
+    with pytest.raises(ConnectionLost) as failed, libvirt_call("write to", "it", "Is there room in the pool?"):
+        raise lost
+    assert failed.value.retryable and "room" not in str(failed.value)
 
 
 def test_many_threads_share_one_connection(session: Session) -> None:

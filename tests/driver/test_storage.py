@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from cloudify_libvirt.core import storage
-from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing
+from cloudify_libvirt.core import storage, uploads
+from cloudify_libvirt.core.errors import Busy, Conflict, ConnectionLost, CoreError, InUse, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.storage import Claim, Wish
@@ -95,12 +95,45 @@ def test_the_claim_is_recorded_before_the_volume_is_made(pool: Pool) -> None:
     assert seen == [[]] and pool.volume_names() == ["data"]
 
 
+def test_what_a_cut_off_upload_left_is_ours_to_make_anew(pool: Pool) -> None:
+    """Unlike what another made, or an upload that ended."""
+    with pytest.raises(ConnectionLost), uploads.begun(pool, "goods") as first:
+        storage.empty(pool, Wish("goods", 1 << 20), first)
+        raise ConnectionLost("write to", "goods", "gone")
+    with uploads.begun(pool, "goods") as second:
+        assert second.mine
+        with pytest.raises(Busy), uploads.begun(pool, "goods"):
+            pass
+        storage.empty(pool, Wish("goods", 2 << 20), second)
+    assert Volume.get(pool, "goods").facts().capacity_bytes == 2 << 20
+    with pytest.raises(Conflict), uploads.begun(pool, "goods") as third:
+        storage.empty(pool, Wish("goods", 1 << 20), third)
+    Volume.get(pool, "goods").delete()
+
+
+def test_an_upload_of_which_nothing_is_left_claims_nothing(pool: Pool) -> None:
+    with pytest.raises(CoreError), uploads.begun(pool, "goods") as first:
+        first.record()
+        raise CoreError("write to", "goods", "no room")
+    with uploads.begun(pool, "goods") as second:
+        assert not second.mine
+
+
 def test_find_and_get(pool: Pool) -> None:
     made(pool, Wish("one", MIB, "raw"))
     assert Volume.find(pool, "two") is None
     with pytest.raises(Missing, match=r"volume 'two' of pool 'pool'.*Pool 'pool' has: one"):
         Volume.get(pool, "two")
     assert Volume.get(pool, "one").name == "one"
+
+
+def test_what_went_meanwhile_is_said_in_our_own_words(pool: Pool) -> None:
+    volume = made(pool, Wish("disk", 1))
+    volume.handle.delete(0)
+    with pytest.raises(Missing, match="disk"):
+        assert volume.path
+    with pytest.raises(Missing, match="disk"):
+        volume.delete()
 
 
 def test_room_is_checked_first(pool: Pool) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, TimedOut
+from cloudify_libvirt.core.errors import Busy, Conflict, ConnectionLost, CoreError, TimedOut
 from cloudify_libvirt.core.wait import Deadline, Signal, in_thread, retry_busy, wait_until
 
 
@@ -101,6 +101,18 @@ def test_busy_is_tried_again_and_final_errors_are_not() -> None:
     failures[:] = [Conflict("do", "it", "taken")]
     with pytest.raises(Conflict):
         retry_busy(call, poll_s=0.001)
+
+
+def test_what_is_called_on_a_lost_connection_stays_lost() -> None:
+    calls: list[int] = []
+
+    def call() -> None:
+        calls.append(1)
+        raise ConnectionLost("do", "it", "client socket is closed")
+
+    with pytest.raises(ConnectionLost):
+        retry_busy(call, poll_s=0.001)
+    assert calls == [1]
 
 
 def test_busy_beyond_the_deadline_is_raised() -> None:

@@ -63,10 +63,14 @@ def at_rest(domain: Domain, wanted: bool | None) -> Iterator[str]:
             raise Unsupported("freeze the file systems of", domain.target, why, "Run qemu-ga in it, or do without.")
         yield why
         return
+    why = _freeze(domain, insist=bool(wanted))
     try:
-        yield _freeze(domain, insist=bool(wanted))
+        yield why
     finally:
-        thaw(domain)
+        if why:
+            thaw(domain)
+        else:
+            _thaw_frozen(domain)
 
 
 def _obstacle(domain: Domain, wanted: bool | None) -> str:
@@ -87,6 +91,18 @@ def _freeze(domain: Domain, *, insist: bool) -> str:
             raise
         return error.reason
     return ""
+
+
+def _thaw_frozen(domain: Domain) -> None:
+    """Let the file systems go on that stand still by us; silence would leave a guest that writes nothing."""
+    if domain.state in OFF:
+        return
+    try:
+        with libvirt_call("thaw the file systems of", domain.target):
+            domain.handle.fsThaw()
+    except CoreError as error:
+        remedy = f"They stand still until this is done: virsh domfsthaw {domain.name}"
+        raise CoreError("thaw the file systems of", domain.target, error.reason, remedy) from error
 
 
 def thaw(domain: Domain) -> None:

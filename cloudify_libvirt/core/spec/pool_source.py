@@ -33,7 +33,8 @@ class PoolKind:
     ``path`` is the default target directory, "" where there is none; ``fixed_path``: no other is possible.
     ``own_directory``: the target is made for this pool alone. ``builds``: building it writes to the devices;
     ``overwrites``: libvirt can do so over what they hold; ``erases``: it can undo it. ``takes_volumes_away``: a stop
-    does, without asking who uses them.
+    does, without asking who uses them. ``remote``: its volumes have no path here, and libvirt writes nothing into them;
+    ``clones``: a copy of a volume stands on a snapshot of it.
     """
 
     needs: tuple[str, ...] = ()
@@ -47,6 +48,8 @@ class PoolKind:
     overwrites: bool = False
     erases: bool = False
     takes_volumes_away: bool = False
+    remote: bool = False
+    clones: bool = False
     one_device: bool = True
     one_host: bool = True
 
@@ -73,10 +76,10 @@ KINDS: Mapping[str, PoolKind] = {
     "disk": PoolKind(("devices",), ("format",), _LABELS, "/dev", builds=True, overwrites=True, erases=True),
     "iscsi": PoolKind(("hosts", "target"), ("initiator",), path="/dev/disk/by-path", auth="chap",
                       takes_volumes_away=True),
-    "iscsi-direct": PoolKind(("hosts", "target", "initiator"), auth="chap"),
-    "rbd": PoolKind(("hosts", "name"), ("options",), auth="ceph", one_host=False),
+    "iscsi-direct": PoolKind(("hosts", "target", "initiator"), auth="chap", remote=True),
+    "rbd": PoolKind(("hosts", "name"), ("options",), auth="ceph", remote=True, clones=True, one_host=False),
     "zfs": PoolKind((), ("name", "devices"), builds=True),
-    "gluster": PoolKind(("hosts", "name"), ("dir",)),
+    "gluster": PoolKind(("hosts", "name"), ("dir",), remote=True),
     "scsi": PoolKind(("adapter",), path="/dev/disk/by-path", takes_volumes_away=True),
     "mpath": PoolKind(path="/dev/mapper"),
 }  # fmt: skip

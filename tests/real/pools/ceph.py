@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import signal
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.real.pools.storage import Daemon, answers, run
@@ -90,9 +92,15 @@ class Ceph:
     def images(self) -> list[str]:
         return self.rbd("ls", POOL).split()
 
-    def content(self, image: str) -> bytes:
-        command = ["timeout", "30", "rbd", "-c", str(self._settings), "export", "--no-progress", f"{POOL}/{image}", "-"]
-        return subprocess.run(command, capture_output=True, check=True).stdout
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The monitor takes connections, and says nothing."""
+        monitor = self._daemons[0].process
+        monitor.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            monitor.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         for daemon in reversed(self._daemons):

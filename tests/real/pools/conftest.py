@@ -1,4 +1,4 @@
-"""What the tests of storage pools stand on: loop devices, an iSCSI target, a Ceph, a Gluster volume; all of the lab's own."""
+"""What the tests of storage pools stand on: loop devices, iSCSI, Ceph, Gluster; all of the lab's own."""
 
 from __future__ import annotations
 

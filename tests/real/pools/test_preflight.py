@@ -16,8 +16,6 @@ HOST = {"hosts": ["127.0.0.1"]}
 @pytest.mark.parametrize(
     ("type_", "params", "words"),
     [
-        ("rbd", {"source": {**HOST, "name": "p"}},
-         ("no storage backend for pools of type rbd", "apt-get install libvirt-daemon-driver-storage-rbd")),
         ("zfs", {}, ("no storage backend for pools of type zfs", "apt-get install libvirt-daemon-driver-storage-zfs")),
         ("iscsi", {"source": {**HOST, "target": TARGET}}, ("command iscsiadm", "apt-get install open-iscsi")),
         ("mpath", {}, ("command multipath", "apt-get install multipath-tools")),
