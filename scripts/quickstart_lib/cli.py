@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import platformdirs
 import yaml
 
 from cloudify_libvirt.core.errors import CoreError
@@ -199,7 +200,10 @@ def take_away(screen: Screen) -> None:
             screen.say(line)
         place.remove(state.made_directories)
     screen.say("all gone")
-    screen.plain(f"Kept for the next time: Debian packages, {ROOT}/.venv, images in {guest.cache()}")
+    screen.plain(
+        f"Kept for the next time: Debian packages, {ROOT}/.venv, images in {guest.cache()}, "
+        f"and the id that this user's machines are known by, in {platformdirs.user_state_path('cloudify-libvirt')}"
+    )
 
 
 def remove_machines(screen: Screen, place: Place, state: State) -> None:
