@@ -46,6 +46,7 @@ class Session:
         self.changed = self._watch.signal
         self._facts: dict[str, Any] = {}
         self._of_domains: dict[Callable[[Any], Any], dict[str, Any]] = {}
+        self._asking = threading.Lock()
 
     @property
     def alive(self) -> bool:
@@ -111,15 +112,16 @@ class Session:
 
         Changes of a stopped domain's devices come without an event: not for what must never be wrong.
         """
-        for uuid in list(self._watch.touched):
-            self._watch.touched.discard(uuid)
-            self._ask_again(uuid)
-        kept = self._of_domains.get(ask, {}) if self._watch.complete else {}
-        if len(kept) != self._domain_count():
-            handles = {handle.UUIDString(): handle for handle in self.domains()}
-            kept = {uuid: kept[uuid] if uuid in kept else ask(handle) for uuid, handle in handles.items()}
-            self._of_domains[ask] = kept
-        return list(kept.values())
+        with self._asking:
+            for uuid in list(self._watch.touched):
+                self._watch.touched.discard(uuid)
+                self._ask_again(uuid)
+            kept = self._of_domains.get(ask, {}) if self._watch.complete else {}
+            if len(kept) != self._domain_count():
+                handles = {handle.UUIDString(): handle for handle in self.domains()}
+                kept = {uuid: kept[uuid] if uuid in kept else ask(handle) for uuid, handle in handles.items()}
+                self._of_domains[ask] = kept
+            return list(kept.values())
 
     def _domain_count(self) -> int:
         """Return how many domains there are now: an event may take a moment."""
@@ -132,6 +134,10 @@ class Session:
                 handle = self.connection.lookupByUUIDString(uuid)
         except Missing:
             handle = None
+        except CoreError:
+            # Not seen: it has changed all the same.
+            self._watch.touched.add(uuid)
+            raise
         for ask, kept in self._of_domains.items():
             kept.pop(uuid, None)
             if handle is not None:

@@ -215,3 +215,25 @@ def test_a_domain_that_came_or_went_is_seen_at_once(session: Session) -> None:
     assert "coming" in session.of_domains(name)
     domain.handle.undefine()
     assert "coming" not in session.of_domains(name)
+
+
+def test_threads_ask_of_domains_at_once(session: Session) -> None:
+    """The engine may run operations in several threads, which share the connection."""
+    failures: list[Exception] = []
+
+    def ask(number: int) -> None:
+        try:
+            for round_ in range(30):
+                domain = define(session, f"asked-{number}-{round_}", mac=f"52:54:00:00:{number:02x}:{round_:02x}")
+                names = session.of_domains(lambda handle: str(handle.name()))
+                assert domain.name in names
+                domain.handle.undefine()
+        except (AssertionError, CoreError, RuntimeError) as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
