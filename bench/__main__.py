@@ -57,7 +57,7 @@ def machine() -> str:
 
 def accelerator() -> str:
     """Name what runs the guests here."""
-    from cloudify_libvirt.core import accelerator as chosen
+    from cloudify_libvirt.core.host import accelerator as chosen
     from cloudify_libvirt.core.session import connect
 
     choice = chosen.choose(connect("qemu:///system"), "auto")

@@ -185,10 +185,10 @@ def served(directory: Path) -> Iterator[tuple[str, list[str]]]:
 
 def overlays(image: Path, count: int = 11) -> list[float]:
     """Return the seconds of each overlay but the first, which brings the base image into the pool."""
-    from cloudify_libvirt.core import storage
-    from cloudify_libvirt.core.image import ImageCache
+    from cloudify_libvirt.core.image.cache import ImageCache
     from cloudify_libvirt.core.pool import Pool
     from cloudify_libvirt.core.session import connect
+    from cloudify_libvirt.core.storage import bases as storage
 
     session, name = connect("qemu:///system"), "bench"
     xml = f"<pool type='dir'><name>{name}</name><target><path>{IMAGES}/{name}</path></target></pool>"

@@ -29,7 +29,7 @@ UNPACKERS = {"gz": "gzip -dc", "xz": "xz -dc", "zst": "zstd -qdc"}
 OURS = """
 import sys
 from pathlib import Path
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
 ImageCache(Path(sys.argv[1])).fetch(sys.argv[2], checksum=sys.argv[3])
 """
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import libvirt
 
 from bench.figures import Row, median, ms, s, table
-from cloudify_libvirt.core import storage
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.storage import Claim, Wish
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage.bases import Claim, Wish
 from cloudify_libvirt.core.volume import Volume
 
 URI = "qemu:///system"

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cloudify_libvirt import deployments
-from cloudify_libvirt.core import ledger, ownership
 from cloudify_libvirt.core.errors import AccessDenied, Conflict, CoreError
-from cloudify_libvirt.core.ledger import Entry
+from cloudify_libvirt.core.ownership import ledger
+from cloudify_libvirt.core.ownership import mark as ownership
+from cloudify_libvirt.core.ownership.ledger import Entry
 from cloudify_libvirt.engine import home_of
 from cloudify_libvirt.request import Request
 

@@ -12,18 +12,18 @@ from typing import Any
 from cloudify.exceptions import HttpException
 
 from cloudify_libvirt import __version__
+from cloudify_libvirt.core.document.own_template import own_variables
+from cloudify_libvirt.core.document.render import TemplateSource, render, render_device
 from cloudify_libvirt.core.errors import InvalidSpec, Missing
 from cloudify_libvirt.core.identity import Identity, assign_indexes
+from cloudify_libvirt.core.image.urls import recordable
 from cloudify_libvirt.core.media import expand
-from cloudify_libvirt.core.own_template import own_variables
-from cloudify_libvirt.core.ownership import orchestrator_id
-from cloudify_libvirt.core.render import TemplateSource, render, render_device
+from cloudify_libvirt.core.ownership.mark import orchestrator_id
 from cloudify_libvirt.core.session import Session, connect
 from cloudify_libvirt.core.spec import Kind, only_copied, parse_spec, refuse_functions
 from cloudify_libvirt.core.spec.variables import Facts, OwnershipMark, template_variables
 from cloudify_libvirt.core.units import parse_bool
 from cloudify_libvirt.core.uri import check_uri
-from cloudify_libvirt.core.urls import recordable
 from cloudify_libvirt.ctxview import view
 from cloudify_libvirt.engine import resource_roots
 

@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from cloudify_libvirt.core import image_bases, units
-from cloudify_libvirt.core.catalogue import Catalogue, Found, is_name
+from cloudify_libvirt.core import units
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.image import ImageCache, Progress
-from cloudify_libvirt.core.image_inventory import Inventory, Item
+from cloudify_libvirt.core.image import bases as image_bases
+from cloudify_libvirt.core.image.cache import ImageCache, Progress
+from cloudify_libvirt.core.image.catalogue import Catalogue, Found, is_name
+from cloudify_libvirt.core.image.inventory import Inventory, Item
+from cloudify_libvirt.core.image.urls import public_url
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.urls import public_url
 
 _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from cloudify_libvirt import deployments
-from cloudify_libvirt.core import ledger
 from cloudify_libvirt.core.errors import AccessDenied, CoreError
-from cloudify_libvirt.core.ledger import Entry
-from cloudify_libvirt.core.orphans import Look, Orphan
-from cloudify_libvirt.core.orphans_removal import Removal
+from cloudify_libvirt.core.ownership import ledger
+from cloudify_libvirt.core.ownership.ledger import Entry
+from cloudify_libvirt.core.ownership.orphans import Look, Orphan
+from cloudify_libvirt.core.ownership.orphans_removal import Removal
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.wait import Signal, wait_until
 

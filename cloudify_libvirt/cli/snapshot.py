@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 import click
 
-from cloudify_libvirt.core import snapshot as core
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.snapshot_delete import delete
-from cloudify_libvirt.core.snapshot_plan import Wish
-from cloudify_libvirt.core.snapshot_revert import revert
-from cloudify_libvirt.core.snapshot_xml import SnapshotFacts
+from cloudify_libvirt.core.snapshot import snapshots as core
+from cloudify_libvirt.core.snapshot.delete import delete
+from cloudify_libvirt.core.snapshot.plan import Wish
+from cloudify_libvirt.core.snapshot.revert import revert
+from cloudify_libvirt.core.snapshot.xml import SnapshotFacts
 from cloudify_libvirt.core.spec.snapshot import check_name
 from cloudify_libvirt.core.units import human_size
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from cloudify_libvirt.core import storage, uploads
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import uploads
+from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import Volume
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cloudify_libvirt.core import parse, states
-from cloudify_libvirt.core.console import tail
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import CoreError, GuestFailed, TimedOut, libvirt_call, quiet, unless_gone
+from cloudify_libvirt.core.host.console import tail
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.states import ALIVE, OFF, State, Transition
 from cloudify_libvirt.core.wait import Deadline, wait_until

@@ -17,7 +17,7 @@ import jinja2
 import pycdlib
 import yaml
 
-from cloudify_libvirt.core import sandbox
+from cloudify_libvirt.core.document import sandbox
 from cloudify_libvirt.core.errors import InvalidSpec
 
 _SECTOR = 2048

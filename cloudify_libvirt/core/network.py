@@ -8,9 +8,10 @@ from typing import Any
 
 from lxml import etree
 
-from cloudify_libvirt.core import hostnet, parse
+from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, Missing, libvirt_call, quiet, unless_gone
+from cloudify_libvirt.core.host import hostnet
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.session import Session
 

@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cloudify_libvirt.core import ceph_monitor, parse
+from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, InUse, libvirt_call, unless_gone
-from cloudify_libvirt.core.hostlock import host_lock
+from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.spec.pool_source import KINDS, PoolKind
+from cloudify_libvirt.core.storage import ceph_monitor
 from cloudify_libvirt.core.wait import retry_busy
 
 _UNKNOWN = PoolKind()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Conflict, Missing, libvirt_call
 from cloudify_libvirt.core.parse import VolumeFacts
-from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.session import Session
 
 Usage = Literal["volume", "ceph", "iscsi"]

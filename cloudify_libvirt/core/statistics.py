@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cloudify_libvirt.core import states, units
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import InvalidSpec, libvirt_call
-from cloudify_libvirt.core.update import actual_kib
+from cloudify_libvirt.core.update.sizes import actual_kib
 from cloudify_libvirt.core.wait import Signal, wait_until
 
 INTERVAL_S = 0.5

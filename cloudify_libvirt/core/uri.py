@@ -10,7 +10,7 @@ import os
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from cloudify_libvirt.core.errors import ConnectFailed, InvalidSpec
-from cloudify_libvirt.core.urls import without_login
+from cloudify_libvirt.core.image.urls import without_login
 
 # The operator's word for all blueprints of a machine: names of options, with commas between them.
 ALLOWED_VARIABLE = "CLOUDIFY_LIBVIRT_URI_OPTIONS"

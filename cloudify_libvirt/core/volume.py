@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cloudify_libvirt.core import parse, stream
+from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Conflict, CoreError, ImageFailed, InUse, Missing, libvirt_call
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.storage import stream
+from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.units import check_growth, human_size
-from cloudify_libvirt.core.users import Users
 from cloudify_libvirt.core.wait import retry_busy
 
 

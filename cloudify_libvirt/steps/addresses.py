@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudify_libvirt.core import addresses
-from cloudify_libvirt.core.addresses import IPV4, IPV6, Interface
 from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.host import addresses
+from cloudify_libvirt.core.host.addresses import IPV4, IPV6, Interface
 from cloudify_libvirt.core.identity import normalise_mac
 from cloudify_libvirt.request import Request
 

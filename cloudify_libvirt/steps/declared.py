@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.drift import Subject
-from cloudify_libvirt.core.drift_rules import key, local
+from cloudify_libvirt.core.drift.compare import Subject
+from cloudify_libvirt.core.drift.rules import key, local
 from cloudify_libvirt.core.spec.variables import Backing, NetworkFacts, PoolFacts, VolumeFacts
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import fulldump, parse, storage
+from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.backup import fulldump
 from cloudify_libvirt.core.errors import Conflict, InUse, Missing
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.parse import document
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec
+from cloudify_libvirt.core.storage import bases as storage
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cloudify_libvirt.core import network_disk, storage
 from cloudify_libvirt.core.secret import secret_of
 from cloudify_libvirt.core.spec import Disk
 from cloudify_libvirt.core.spec.disk_network import NetworkDisk
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import network_disk
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 

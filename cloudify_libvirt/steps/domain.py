@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from cloudify_libvirt.binding import claim, find_external
-from cloudify_libvirt.core import parse, preflight, readiness, states
-from cloudify_libvirt.core.console import remove_logs
+from cloudify_libvirt.core import parse, states
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, TimedOut
+from cloudify_libvirt.core.host import preflight, readiness
+from cloudify_libvirt.core.host.console import remove_logs
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.parse import DomainFacts
 from cloudify_libvirt.core.spec.hardware_variables import serial_logs

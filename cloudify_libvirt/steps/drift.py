@@ -8,7 +8,7 @@ from typing import Any
 from cloudify_libvirt.binding import look_up
 from cloudify_libvirt.core import states
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.drift import CONFIG, LIVE, Difference, Subject, compare
+from cloudify_libvirt.core.drift.compare import CONFIG, LIVE, Difference, Subject, compare
 from cloudify_libvirt.core.errors import Missing
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cloudify_libvirt.core import fulldump
+from cloudify_libvirt.core.backup import fulldump
+from cloudify_libvirt.core.backup.filestore import DEFINITION, Store, on_disk
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Conflict, Missing
-from cloudify_libvirt.core.filestore import DEFINITION, Store, on_disk
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec
 from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.core.units import parse_bool

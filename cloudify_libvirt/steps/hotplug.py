@@ -7,14 +7,15 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from cloudify_libvirt.core import hotplug, parse
+from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.spec import Disk, parse_spec
 from cloudify_libvirt.core.spec.disk_network import NetworkDisk
 from cloudify_libvirt.core.spec.variables import DomainFacts, template_variables
 from cloudify_libvirt.core.units import parse_seconds
+from cloudify_libvirt.core.update import hotplug
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps.disk_source import with_path
 

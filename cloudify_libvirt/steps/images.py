@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cloudify_libvirt.core import catalogue, parse
-from cloudify_libvirt.core.image import Image, ImageCache, Progress
+from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.image import catalogue
+from cloudify_libvirt.core.image.cache import Image, ImageCache, Progress
+from cloudify_libvirt.core.image.urls import public_url
 from cloudify_libvirt.core.spec.volume import Image as ImageSpec
 from cloudify_libvirt.core.units import human_size
-from cloudify_libvirt.core.urls import public_url
 from cloudify_libvirt.request import Request
 
 # The first line of a download comes soon, the others ever later: a line every half minute is enough of an hour.

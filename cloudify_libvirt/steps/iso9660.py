@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from cloudify_libvirt.core.errors import Conflict
 from cloudify_libvirt.core.media import build_iso
-from cloudify_libvirt.core.storage import active_pool
+from cloudify_libvirt.core.storage.bases import active_pool
+from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.units import human_size
-from cloudify_libvirt.core.users import Users
 from cloudify_libvirt.core.volume import Volume, refuse_users, refuse_writers
 from cloudify_libvirt.request import Request
 

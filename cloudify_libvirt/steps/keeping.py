@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudify_libvirt.adoption import REMEDY, Fits
 from cloudify_libvirt.core.errors import Conflict
-from cloudify_libvirt.core.image import Image
+from cloudify_libvirt.core.image.cache import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec import VolumeSpec
 from cloudify_libvirt.core.units import human_size

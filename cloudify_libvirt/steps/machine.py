@@ -9,15 +9,17 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from cloudify_libvirt.core import accelerator, hardware, parse, preflight, storage
-from cloudify_libvirt.core.accelerator import Choice
+from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, Unsupported
+from cloudify_libvirt.core.host import accelerator, hardware, preflight
+from cloudify_libvirt.core.host.accelerator import Choice
 from cloudify_libvirt.core.identity import normalise_mac, scoped_name
-from cloudify_libvirt.core.image import Image
+from cloudify_libvirt.core.image.cache import Image
+from cloudify_libvirt.core.image.urls import public_url
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec import Disk
 from cloudify_libvirt.core.spec.variables import DomainFacts
-from cloudify_libvirt.core.urls import public_url
+from cloudify_libvirt.core.storage import bases as storage
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps.disk_source import with_path
 from cloudify_libvirt.steps.images import fetch

@@ -7,7 +7,7 @@ import ipaddress
 from cloudify_libvirt.binding import claim, find_external
 from cloudify_libvirt.core import network as host_networks
 from cloudify_libvirt.core.errors import Conflict, InvalidSpec
-from cloudify_libvirt.core.hostlock import host_lock
+from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.spec import NetworkSpec

@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from cloudify_libvirt.core import removal, storage
-from cloudify_libvirt.core.image import Image
+from cloudify_libvirt.core.image.cache import Image
+from cloudify_libvirt.core.image.rootfs import extract_root
 from cloudify_libvirt.core.media import build_iso, nocloud_files
 from cloudify_libvirt.core.network import Network
-from cloudify_libvirt.core.rootfs import extract_root
-from cloudify_libvirt.core.storage import Claim, Wish
+from cloudify_libvirt.core.ownership import removal
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage.bases import Claim, Wish
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps.machine import Part, Plan

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import claim, find_external
-from cloudify_libvirt.core import pool_preflight
 from cloudify_libvirt.core.errors import CoreError, Missing
 from cloudify_libvirt.core.pool import Pool
-from cloudify_libvirt.core.pool_build import DONE, Build, erase
 from cloudify_libvirt.core.secret import Secret, Usage
 from cloudify_libvirt.core.spec import PoolSpec
 from cloudify_libvirt.core.spec.variables import PoolFacts
+from cloudify_libvirt.core.storage import pool_preflight
+from cloudify_libvirt.core.storage.pool_build import DONE, Build, erase
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import declared, keeping

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import addresses as host_addresses
 from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.host import addresses as host_addresses
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.states import RUNNING

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import overlay, snapshot
+from cloudify_libvirt.core.document.own_template import filled
+from cloudify_libvirt.core.document.render import render
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Missing
-from cloudify_libvirt.core.own_template import filled
-from cloudify_libvirt.core.render import render
-from cloudify_libvirt.core.snapshot_delete import delete as delete_snapshot
-from cloudify_libvirt.core.snapshot_plan import Plan, Wish
-from cloudify_libvirt.core.snapshot_revert import revert
-from cloudify_libvirt.core.snapshot_xml import completed
+from cloudify_libvirt.core.snapshot import overlay
+from cloudify_libvirt.core.snapshot import snapshots as snapshot
+from cloudify_libvirt.core.snapshot.delete import delete as delete_snapshot
+from cloudify_libvirt.core.snapshot.plan import Plan, Wish
+from cloudify_libvirt.core.snapshot.revert import revert
+from cloudify_libvirt.core.snapshot.xml import completed
 from cloudify_libvirt.core.spec.domain import DomainSpec
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec, check_name
 from cloudify_libvirt.request import Request

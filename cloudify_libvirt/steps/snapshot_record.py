@@ -9,7 +9,7 @@ from typing import Any
 
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, Missing
-from cloudify_libvirt.core.overlay import Journal
+from cloudify_libvirt.core.snapshot.overlay import Journal
 from cloudify_libvirt.core.spec.snapshot import PREFIX, SnapshotSpec, parse_snapshot
 from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.request import Request

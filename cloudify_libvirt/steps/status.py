@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import parse, states, stream
+from cloudify_libvirt.core import parse, states
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import DataLost, Missing, Unhealthy
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps.machine import Plan

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cloudify_libvirt.core import update as sizes
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.units import parse_seconds, to_kib
+from cloudify_libvirt.core.update import sizes
 from cloudify_libvirt.request import Request
 
 

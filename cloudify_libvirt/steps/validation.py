@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cloudify_libvirt.core import preflight
 from cloudify_libvirt.core.doctor import room, table
 from cloudify_libvirt.core.doctor.finding import Finding, Noun, Target
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, InvalidSpec, Unsupported
+from cloudify_libvirt.core.host import preflight
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import check_room

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from cloudify_libvirt.adoption import adopt
-from cloudify_libvirt.core import derived, growth, storage
 from cloudify_libvirt.core.errors import CoreError, InUse, Missing, Unsupported
-from cloudify_libvirt.core.image import Image
+from cloudify_libvirt.core.image.cache import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec import VolumeSpec
-from cloudify_libvirt.core.storage import Claim, Wish
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import derived, growth
+from cloudify_libvirt.core.storage.bases import Claim, Wish
 from cloudify_libvirt.core.units import MIB, human_size, parse_bool, parse_int, to_mib_rounded_up
 from cloudify_libvirt.core.volume import Volume, refuse_writers, running_disks
 from cloudify_libvirt.request import Request

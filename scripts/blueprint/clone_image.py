@@ -12,7 +12,7 @@ Runtime properties: ``path``, ``format``, ``size_bytes``, ``source``, ``mode``.
 from cloudify import ctx
 from cloudify.state import ctx_parameters as inputs
 
-from cloudify_libvirt.core.clone import clone_image, plan_clone
+from cloudify_libvirt.core.storage.clone import clone_image, plan_clone
 from cloudify_libvirt.core.units import parse_size
 from cloudify_libvirt.scripting import absolute, run_script, text
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from cloudify import ctx
 from cloudify.state import ctx_parameters as inputs
 
-from cloudify_libvirt.core.clone import copy_image
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
+from cloudify_libvirt.core.storage.clone import copy_image
 from cloudify_libvirt.scripting import absolute, run_script, text
 
 

@@ -13,7 +13,7 @@ from cloudify import ctx
 from cloudify.state import ctx_parameters as inputs
 
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.preflight import domain_macs
+from cloudify_libvirt.core.host.preflight import domain_macs
 from cloudify_libvirt.core.units import parse_int
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.scripting import run_script

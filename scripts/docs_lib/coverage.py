@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from lxml import etree
 
-from cloudify_libvirt.core import schema as schemas
+from cloudify_libvirt.core.document import schema as schemas
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/data"

@@ -17,8 +17,8 @@ from cloudify.mocks import MockCloudifyContext, MockContext, MockNodeContext, Mo
 from lxml import etree
 
 from cloudify_libvirt import domain_tasks, iso9660_tasks, network_tasks, pool_tasks, volume_tasks
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.media import build_iso
-from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.session import Session, connect
 from cloudify_libvirt.core.spec import parse_spec
 from cloudify_libvirt.core.spec.variables import DomainFacts, template_variables

@@ -14,7 +14,7 @@ import libvirt
 import pytest
 
 from cloudify_libvirt import volume_tasks
-from cloudify_libvirt.core import stream
+from cloudify_libvirt.core.storage import stream
 from tests.real.shelf import MIB, QEMU, Shelf
 
 DIGEST = hashlib.sha256

@@ -10,10 +10,10 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from cloudify_libvirt.core import addresses, readiness
-from cloudify_libvirt.core.addresses import IPV4, IPV6, Interface, first_address, merge, usable
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import GuestFailed
+from cloudify_libvirt.core.host import addresses, readiness
+from cloudify_libvirt.core.host.addresses import IPV4, IPV6, Interface, first_address, merge, usable
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.session import Session
 from tests.driver.conftest import define, define_network, network_xml

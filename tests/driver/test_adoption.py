@@ -18,12 +18,13 @@ from cloudify_libvirt import deployments, domain_tasks, network_tasks, pool_task
 from cloudify_libvirt.adoption import JOURNAL
 from cloudify_libvirt.cli.main import main
 from cloudify_libvirt.cli.orphans import lives
-from cloudify_libvirt.core import ledger, ownership
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError
-from cloudify_libvirt.core.ledger import Entry
-from cloudify_libvirt.core.orphans import Look
-from cloudify_libvirt.core.orphans_removal import Removal
+from cloudify_libvirt.core.ownership import ledger
+from cloudify_libvirt.core.ownership import mark as ownership
+from cloudify_libvirt.core.ownership.ledger import Entry
+from cloudify_libvirt.core.ownership.orphans import Look
+from cloudify_libvirt.core.ownership.orphans_removal import Removal
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.request import OWN_KEYS
 from tests.driver.conftest import URI, CountingInstance, Node, define

@@ -13,9 +13,9 @@ import pytest
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import volume_tasks
-from cloudify_libvirt.core.addresses import Interface
 from cloudify_libvirt.core.errors import ImageFailed, InvalidSpec
-from cloudify_libvirt.core.image import Image, Progress
+from cloudify_libvirt.core.host.addresses import Interface
+from cloudify_libvirt.core.image.cache import Image, Progress
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import addresses, images

@@ -9,8 +9,8 @@ import pytest
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import network_tasks
-from cloudify_libvirt.core import hostnet
 from cloudify_libvirt.core.errors import Conflict, InvalidSpec, Missing
+from cloudify_libvirt.core.host import hostnet
 from cloudify_libvirt.core.network import (
     AUTO_RANGE,
     Network,

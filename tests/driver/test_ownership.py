@@ -8,11 +8,11 @@ import pytest
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import domain_tasks, iso9660_tasks, pool_tasks, volume_tasks
-from cloudify_libvirt.core import storage
 from cloudify_libvirt.core.errors import Conflict
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.core.storage import Claim, Wish
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage.bases import Claim, Wish
 from cloudify_libvirt.core.volume import Volume
 from tests.driver.conftest import Node, define, define_network
 

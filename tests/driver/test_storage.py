@@ -6,12 +6,13 @@ import uuid
 
 import pytest
 
-from cloudify_libvirt.core import storage, uploads
 from cloudify_libvirt.core.errors import Busy, Conflict, ConnectionLost, CoreError, InUse, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.core.storage import Claim, Wish
-from cloudify_libvirt.core.users import Users
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import uploads
+from cloudify_libvirt.core.storage.bases import Claim, Wish
+from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.volume import Volume, check_room
 from tests.driver.conftest import define
 

@@ -6,12 +6,12 @@ import uuid
 
 import pytest
 
-from cloudify_libvirt.core import users
 from cloudify_libvirt.core.errors import CoreError, InUse, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.core.storage import Claim, Wish, empty
-from cloudify_libvirt.core.users import Users
+from cloudify_libvirt.core.storage import users
+from cloudify_libvirt.core.storage.bases import Claim, Wish, empty
+from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.volume import Volume
 from tests.driver.conftest import define, domain_xml
 

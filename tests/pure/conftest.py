@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from image_server import Server, running
 
-from cloudify_libvirt.core import image_files
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image import files as image_files
+from cloudify_libvirt.core.image.cache import ImageCache
 
 
 @pytest.fixture

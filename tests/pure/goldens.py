@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from cloudify_libvirt.core.own_template import own_variables
-from cloudify_libvirt.core.render import TemplateSource, render
+from cloudify_libvirt.core.document.own_template import own_variables
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.spec import (
     MODELS,
     Backing,

@@ -17,7 +17,7 @@ from typing import Any
 
 import zstandard
 
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
 
 RAW = hashlib.shake_256(b"a disk").digest(3 << 20)
 PACKERS = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cloudify_libvirt.core import accelerator, kvm_probe
 from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.host import accelerator, kvm_probe
 from cloudify_libvirt.core.session import Session, connect
 
 
@@ -72,7 +72,7 @@ def test_the_probe_answers_in_time_and_its_answer_is_consistent() -> None:
 
 
 def test_the_probe_says_one_line_and_its_exit_code_agrees() -> None:
-    command = [sys.executable, "-m", "cloudify_libvirt.core.kvm_probe"]
+    command = [sys.executable, "-m", "cloudify_libvirt.core.host.kvm_probe"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except subprocess.TimeoutExpired:

@@ -17,8 +17,8 @@ from cloudify_libvirt.core.backup.definition import RestoredDisk, another
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.manifest import DiskEntry, Manifest
 from cloudify_libvirt.core.backup.store import DirectoryStore
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.errors import BackupBroken, Busy, CoreError, InUse, InvalidSpec, Missing, Unsupported
-from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.spec.backup import BackupSpec, parse_backup
 
 START = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)

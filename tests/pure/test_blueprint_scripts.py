@@ -17,8 +17,8 @@ from cloudify.mocks import MockCloudifyContext
 from cloudify.state import current_ctx
 from script_runner.tasks import eval_script
 
-from cloudify_libvirt.core.clone import place
 from cloudify_libvirt.core.errors import Conflict
+from cloudify_libvirt.core.storage.clone import place
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "blueprint"
 CONTENT = hashlib.shake_256(b"a disk").digest(1 << 20)

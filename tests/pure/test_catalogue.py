@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cloudify_libvirt.core import catalogue
-from cloudify_libvirt.core.catalogue import Catalogue, is_name, parse
-from cloudify_libvirt.core.checksum import Checksum
 from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.image import catalogue
+from cloudify_libvirt.core.image.catalogue import Catalogue, is_name, parse
+from cloudify_libvirt.core.image.checksum import Checksum
 
 
 @pytest.fixture(autouse=True)

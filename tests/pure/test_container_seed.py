@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudify_libvirt.core.rootfs import extract_root
+from cloudify_libvirt.core.image.rootfs import extract_root
 
 SEED = "var/lib/cloud/seed/nocloud/user-data"
 

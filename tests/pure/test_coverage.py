@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudify_libvirt.core import schema as schemas
+from cloudify_libvirt.core.document import schema as schemas
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import libvirt
 import pytest
 
-from cloudify_libvirt.core.drift import LIVE, Difference, Subject, compare
+from cloudify_libvirt.core.drift.compare import LIVE, Difference, Subject, compare
 from cloudify_libvirt.core.spec import only_copied
 from tests.pure.goldens import SCHEMAS, Case, cases
 

@@ -20,15 +20,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from cloudify_libvirt.core import checksum, errors, hardware, parse, schema, snapshot_xml, units, uri
+from cloudify_libvirt.core import errors, parse, units, uri
 from cloudify_libvirt.core.backup import definition, manifest
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.document import schema
+from cloudify_libvirt.core.document.render import TemplateSource, render
+from cloudify_libvirt.core.host import hardware
+from cloudify_libvirt.core.image import checksum
+from cloudify_libvirt.core.image.cache import ImageCache
+from cloudify_libvirt.core.image.urls import public_url
 from cloudify_libvirt.core.media import build_iso, expand, nocloud_files
-from cloudify_libvirt.core.ownership import mark_of
-from cloudify_libvirt.core.render import TemplateSource, render
+from cloudify_libvirt.core.ownership.mark import mark_of
+from cloudify_libvirt.core.snapshot import xml as snapshot_xml
 from cloudify_libvirt.core.spec import MODELS, parse_spec, template_variables
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec, parse_snapshot
-from cloudify_libvirt.core.urls import public_url
 
 EXAMPLES = int(os.environ.get("CLOUDIFY_LIBVIRT_FUZZ", "0")) or 60
 FACTS = {"domain": parse.domain, "network": parse.network, "pool": parse.pool, "volume": parse.volume}

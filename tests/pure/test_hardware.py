@@ -6,8 +6,8 @@ import goldens
 import pytest
 from lxml import etree
 
+from cloudify_libvirt.core.document.render import TemplateSource, attributes, on_off, render
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.render import TemplateSource, attributes, on_off, render
 from cloudify_libvirt.core.spec import DomainFacts, parse_spec, template_variables
 from cloudify_libvirt.core.spec.fields import members
 from cloudify_libvirt.core.spec.hardware_variables import serial_logs

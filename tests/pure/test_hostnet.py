@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudify_libvirt.core import hostnet
+from cloudify_libvirt.core.host import hostnet
 
 
 def test_interfaces_are_those_of_the_kernel() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from lxml import etree
 
-from cloudify_libvirt.core.hotplug import Device, same
-from cloudify_libvirt.core.update import Pending, Size, completed, read
+from cloudify_libvirt.core.update.hotplug import Device, same
+from cloudify_libvirt.core.update.sizes import Pending, Size, completed, read
 
 USB = "<hostdev mode='subsystem' type='usb'>{}<source><vendor id='{}'/><product id='0xbeef'/></source>{}</hostdev>"
 DISK = "<disk type='{}' device='disk'><source {}/><target dev='{}' bus='virtio'/></disk>"

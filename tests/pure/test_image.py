@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from image_server import PACKERS, RAW, Server, images, leftovers, sha
 
-from cloudify_libvirt.core.download import Progress
 from cloudify_libvirt.core.errors import Conflict, ImageFailed, InvalidSpec
-from cloudify_libvirt.core.image import Image, ImageCache, detect_format, extract_root
+from cloudify_libvirt.core.image.cache import Image, ImageCache, detect_format, extract_root
+from cloudify_libvirt.core.image.download import Progress
 
 # --- fetching ----------------------------------------------------------------------------------------
 
@@ -235,11 +235,11 @@ def test_a_killed_process_leaves_what_the_next_goes_on_with(server: Server, cach
     server.behaviour.content = RAW * 8
     program = (
         "import sys, os, pathlib\n"
-        "from cloudify_libvirt.core import image, download\n"
+        "from cloudify_libvirt.core.image import cache, download\n"
         "download._REPORT_EVERY_S = 0\n"
         "def die(progress):\n"
         "    if progress.done_bytes > 5 << 20: os.kill(os.getpid(), 9)\n"
-        "image.ImageCache(pathlib.Path(sys.argv[1])).fetch(sys.argv[2], progress=die)\n"
+        "cache.ImageCache(pathlib.Path(sys.argv[1])).fetch(sys.argv[2], progress=die)\n"
     )
     run = subprocess.run([sys.executable, "-c", program, cache.directory, server.url()], cwd=Path(__file__).parents[2])
     assert run.returncode == -9
@@ -307,7 +307,7 @@ def test_redirects_to_elsewhere_or_nowhere_are_refused(server: Server, cache: Im
 
 
 def test_https_never_becomes_http() -> None:
-    from cloudify_libvirt.core.web import _redirected
+    from cloudify_libvirt.core.image.web import _redirected
 
     assert _redirected("http://a/x", "https://b/y") == "https://b/y"
     with pytest.raises(ImageFailed, match="from https to http"):
@@ -329,7 +329,7 @@ def test_other_checksums_are_refused(cache: ImageCache, checksum: str) -> None:
 FULL_DISK = """
 import pathlib, sys
 from cloudify_libvirt.core.errors import ImageFailed
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
 directory = pathlib.Path(sys.argv[1])
 try:
     ImageCache(directory / "cache").fetch(sys.argv[2])
@@ -388,7 +388,7 @@ def test_a_local_image_is_used_where_it_lies(cache: ImageCache, tmp_path: Path, 
 def test_a_local_digest_is_remembered_until_the_file_changes(
     cache: ImageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cloudify_libvirt.core.image as module
+    import cloudify_libvirt.core.image.cache as module
 
     hashed: list[Path] = []
     real = module.image_files.digests

@@ -17,15 +17,15 @@ from click.testing import CliRunner, Result
 from image_server import PACKERS, RAW, Server, images, leftovers, sha
 
 from cloudify_libvirt.cli.main import main
-from cloudify_libvirt.core import image_files
 from cloudify_libvirt.core.errors import ImageFailed
-from cloudify_libvirt.core.image import ImageCache
-from cloudify_libvirt.core.image_inventory import Inventory
+from cloudify_libvirt.core.image import files as image_files
+from cloudify_libvirt.core.image.cache import ImageCache
+from cloudify_libvirt.core.image.inventory import Inventory
 
 DAY_S = 86400.0
 READER = """
 import pathlib, sys
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
 image = ImageCache(pathlib.Path(sys.argv[1])).fetch(sys.argv[2], checksum=sys.argv[3])
 print(image.path, flush=True)
 sys.stdin.read()

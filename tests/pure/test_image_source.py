@@ -15,11 +15,11 @@ import pytest
 import zstandard
 from image_server import PACKERS, RAW, Server, basic, images, leftovers, sha
 
-from cloudify_libvirt.core import checksum_lists, web
-from cloudify_libvirt.core.checksum import Checksum, find_in_list
-from cloudify_libvirt.core.download import Progress
 from cloudify_libvirt.core.errors import ImageFailed, InvalidSpec
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image import checksum_lists, web
+from cloudify_libvirt.core.image.cache import ImageCache
+from cloudify_libvirt.core.image.checksum import Checksum, find_in_list
+from cloudify_libvirt.core.image.download import Progress
 
 OTHER = RAW[::-1]
 CANARY = "me:S3CR3T-canary"
@@ -296,7 +296,7 @@ def test_a_bomb_stops_at_the_limit(
 MEMORY = """
 import pathlib, resource, sys
 from cloudify_libvirt.core.errors import ImageFailed
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     ImageCache(pathlib.Path(sys.argv[1])).fetch(sys.argv[2], max_bytes=1 << 30)

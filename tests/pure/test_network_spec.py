@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.spec import NetworkFacts, NetworkSpec, parse_spec, template_variables
 
 UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloudify_libvirt.core import ownership
-from cloudify_libvirt.core.render import TemplateSource, render
+from cloudify_libvirt.core.document.render import TemplateSource, render
+from cloudify_libvirt.core.ownership import mark as ownership
 from cloudify_libvirt.core.spec import NetworkFacts, OwnershipMark, parse_spec, template_variables
 
 UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"

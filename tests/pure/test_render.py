@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from cloudify_libvirt.core import schema as schemas
+from cloudify_libvirt.core.document import schema as schemas
+from cloudify_libvirt.core.document.render import TemplateSource, render, template_directory, toxml
 from cloudify_libvirt.core.errors import InvalidSpec, InvalidTemplate
-from cloudify_libvirt.core.render import TemplateSource, render, template_directory, toxml
 from cloudify_libvirt.core.spec import DomainFacts, NetworkFacts, OwnershipMark, parse_spec, template_variables
 
 HAVE_SCHEMAS = pytest.mark.skipif(

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloudify_libvirt.core import media, sandbox
+from cloudify_libvirt.core import media
+from cloudify_libvirt.core.document import sandbox
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.errors import CoreError, InvalidSpec, InvalidTemplate
-from cloudify_libvirt.core.render import TemplateSource, render
 
 DOCUMENT = "<domain type='qemu'><name>%s</name><memory>1</memory><os><type>hvm</type></os></domain>"
 CTX = SimpleNamespace(instance=SimpleNamespace(id="vm_1", runtime_properties={"a": 1}), node=SimpleNamespace(name="vm"))

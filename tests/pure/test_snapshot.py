@@ -9,13 +9,13 @@ import pytest
 import yaml
 from lxml import etree
 
-from cloudify_libvirt.core import snapshot_xml
+from cloudify_libvirt.core.backup.filestore import Store
 from cloudify_libvirt.core.errors import AccessDenied, CoreError, InvalidSpec
-from cloudify_libvirt.core.filestore import Store
-from cloudify_libvirt.core.overlay import file_part, is_ours, memory_path
-from cloudify_libvirt.core.snapshot import packaged
-from cloudify_libvirt.core.snapshot_plan import Plan, Wish, plan
-from cloudify_libvirt.core.snapshot_xml import DiskState
+from cloudify_libvirt.core.snapshot import xml as snapshot_xml
+from cloudify_libvirt.core.snapshot.overlay import file_part, is_ours, memory_path
+from cloudify_libvirt.core.snapshot.plan import Plan, Wish, plan
+from cloudify_libvirt.core.snapshot.snapshots import packaged
+from cloudify_libvirt.core.snapshot.xml import DiskState
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec, parse_snapshot
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "snapshot"

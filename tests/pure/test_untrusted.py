@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cloudify_libvirt.core import host_files, uri
-from cloudify_libvirt.core.checksum_lists import ChecksumLists
+from cloudify_libvirt.core import uri
 from cloudify_libvirt.core.errors import ConnectFailed, CoreError, ImageFailed, InvalidSpec
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.host import files as host_files
+from cloudify_libvirt.core.image.cache import ImageCache
+from cloudify_libvirt.core.image.checksum_lists import ChecksumLists
+from cloudify_libvirt.core.image.urls import public_url
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.spec import parse_spec
-from cloudify_libvirt.core.urls import public_url
 from cloudify_libvirt.request import inside_blueprint
 
 CANARY = "canary-pw"

@@ -14,7 +14,7 @@ import libvirt
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import network_tasks
-from cloudify_libvirt.core.rootfs import extract_root
+from cloudify_libvirt.core.image.rootfs import extract_root
 from tests.driver.conftest import Node
 
 QEMU, LXC = "qemu:///system", "lxc:///system"

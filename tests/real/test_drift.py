@@ -18,7 +18,7 @@ from lxml import etree
 
 from cloudify_libvirt import domain_tasks, iso9660_tasks, network_tasks, pool_tasks, volume_tasks
 from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.drift import Subject, compare
+from cloudify_libvirt.core.drift.compare import Subject, compare
 from tests.driver.conftest import Node
 from tests.pure.goldens import cases
 from tests.real.conftest import BLUEPRINTS, IMAGES, QEMU, ROOT, Cfy, Host, public_key, ssh, virsh

@@ -24,8 +24,8 @@ import pytest
 from cloudify_libvirt.core.backup.create import Hooks, create
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.plan import Order
-from cloudify_libvirt.core.console import tail
 from cloudify_libvirt.core.errors import CoreError
+from cloudify_libvirt.core.host.console import tail
 from cloudify_libvirt.core.session import connect
 from tests.real import sshd
 from tests.real.backups import Guest, content

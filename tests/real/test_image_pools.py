@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.image.cache import ImageCache
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.storage import Claim, Wish, overlay
+from cloudify_libvirt.core.storage.bases import Claim, Wish, overlay
 from tests.real.attempts import SHELF, Attempt, names, vm, volume
 from tests.real.conftest import ROOT, Host, virsh
 

@@ -9,7 +9,7 @@ import pytest
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import domain_tasks
-from cloudify_libvirt.core.preflight import domain_macs, taken_macs
+from cloudify_libvirt.core.host.preflight import domain_macs, taken_macs
 from cloudify_libvirt.core.session import connect
 from tests.driver.conftest import Node
 from tests.real.netlab import LXC, QEMU, Networks

@@ -15,8 +15,8 @@ from cloudify.exceptions import NonRecoverableError
 from lxml import etree
 
 from cloudify_libvirt import network_tasks
-from cloudify_libvirt.core import addresses, readiness
 from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.host import addresses, readiness
 from cloudify_libvirt.core.network import AUTO_RANGE
 from cloudify_libvirt.core.session import connect
 from tests.driver.conftest import Node

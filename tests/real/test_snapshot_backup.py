@@ -13,20 +13,20 @@ from typing import Any
 import libvirt
 import pytest
 
-from cloudify_libvirt.core import fulldump
+from cloudify_libvirt.core.backup import fulldump
 from cloudify_libvirt.core.backup.create import Hooks
 from cloudify_libvirt.core.backup.create import create as back_up
+from cloudify_libvirt.core.backup.filestore import Store as Files
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.plan import Order
 from cloudify_libvirt.core.backup.restore import restore
 from cloudify_libvirt.core.backup.store import DirectoryStore
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, InUse, Unsupported
-from cloudify_libvirt.core.filestore import Store as Files
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.snapshot import create
-from cloudify_libvirt.core.snapshot_plan import Wish
-from cloudify_libvirt.core.snapshot_revert import revert
+from cloudify_libvirt.core.snapshot.plan import Wish
+from cloudify_libvirt.core.snapshot.revert import revert
+from cloudify_libvirt.core.snapshot.snapshots import create
 from cloudify_libvirt.core.uri import ALLOWED_VARIABLE
 from tests.real.conftest import IMAGES, PYTHON, QEMU, Host, virsh
 

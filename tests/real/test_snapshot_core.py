@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from cloudify_libvirt.cli.main import main
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing, Unsupported
-from cloudify_libvirt.core.overlay import MOMENTARY, Journal
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.snapshot import create, current, listed
-from cloudify_libvirt.core.snapshot_delete import delete
-from cloudify_libvirt.core.snapshot_plan import Wish
-from cloudify_libvirt.core.snapshot_revert import revert
+from cloudify_libvirt.core.snapshot.delete import delete
+from cloudify_libvirt.core.snapshot.overlay import MOMENTARY, Journal
+from cloudify_libvirt.core.snapshot.plan import Wish
+from cloudify_libvirt.core.snapshot.revert import revert
+from cloudify_libvirt.core.snapshot.snapshots import create, current, listed
 from cloudify_libvirt.core.uri import ALLOWED_VARIABLE
 from tests.real.conftest import IMAGES, QEMU, Host, virsh
 

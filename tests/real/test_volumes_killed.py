@@ -18,7 +18,8 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from cloudify_libvirt import volume_tasks
-from cloudify_libvirt.core import stream, volume
+from cloudify_libvirt.core import volume
+from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.secret import Secret
 from tests.driver import conftest
 

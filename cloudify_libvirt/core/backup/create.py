@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from cloudify_libvirt import __version__
-from cloudify_libvirt.core import checkpoint, snapshot, stream
-from cloudify_libvirt.core.backup import chain, images, job, names, staging
+from cloudify_libvirt.core.backup import chain, checkpoint, images, job, names, staging
 from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
 from cloudify_libvirt.core.backup.plan import DiskPlan, Order, Plan, plan
 from cloudify_libvirt.core.backup.poolstore import zeros
@@ -25,10 +24,12 @@ from cloudify_libvirt.core.errors import (
     Unsupported,
     libvirt_call,
 )
-from cloudify_libvirt.core.hostlock import host_lock
+from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.snapshot import snapshots as snapshot
 from cloudify_libvirt.core.states import OFF
-from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.storage import stream
+from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.volume import Volume
 
 LOCK_TIMEOUT_S = 2.0

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import CoreError, Missing, TimedOut, Unsupported, libvirt_call, quiet
-from cloudify_libvirt.core.render import TemplateSource, render
 from cloudify_libvirt.core.states import OFF, RUNNING
 from cloudify_libvirt.core.wait import wait_until
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cloudify_libvirt.core import checkpoint, parse, snapshot
-from cloudify_libvirt.core.backup import chain
+from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.backup import chain, checkpoint
 from cloudify_libvirt.core.backup.manifest import Manifest, Skipped
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import ChainBroken, CoreError, Missing, Unsupported, libvirt_call
-from cloudify_libvirt.core.snapshot_xml import DiskState
+from cloudify_libvirt.core.snapshot import snapshots as snapshot
+from cloudify_libvirt.core.snapshot.xml import DiskState
 from cloudify_libvirt.core.states import OFF
 
 FULL_EVERY = 7

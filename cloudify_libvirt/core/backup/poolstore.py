@@ -11,15 +11,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from cloudify_libvirt.core import storage, stream
 from cloudify_libvirt.core.backup import manifest as manifests
 from cloudify_libvirt.core.backup.manifest import Manifest
 from cloudify_libvirt.core.backup.names import SEPARATOR, file_name, point_name
 from cloudify_libvirt.core.backup.store import LOCK_TIMEOUT_S, Digest, Store
 from cloudify_libvirt.core.errors import BackupBroken
-from cloudify_libvirt.core.hostlock import host_lock
+from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.session import connect
-from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import stream
+from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.volume import Volume
 
 _FIRST = "backup"

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
-from cloudify_libvirt.core import checkpoint, snapshot, storage
-from cloudify_libvirt.core.backup import chain, images, job, names, staging
+from cloudify_libvirt.core.backup import chain, checkpoint, images, job, names, staging
 from cloudify_libvirt.core.backup.create import Hooks, held
 from cloudify_libvirt.core.backup.definition import RestoredDisk, another
 from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
@@ -20,10 +19,12 @@ from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing, Un
 from cloudify_libvirt.core.identity import NAMESPACE
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.core.snapshot_xml import DiskState
+from cloudify_libvirt.core.snapshot import snapshots as snapshot
+from cloudify_libvirt.core.snapshot.xml import DiskState
 from cloudify_libvirt.core.states import OFF
-from cloudify_libvirt.core.storage import Wish
-from cloudify_libvirt.core.users import Users
+from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage.bases import Wish
+from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.volume import Volume
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterator
 
-from cloudify_libvirt.core import parse, stream
+from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.backup.poolstore import zeros
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import CoreError, InUse, Missing, libvirt_call
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.core.storage import Wish
+from cloudify_libvirt.core.storage import stream
+from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.volume import Volume, check_room
 
 # Records pool and name of a volume before it is made.

@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock, Timeout
 
 from cloudify_libvirt.core.backup import manifest as manifests
+from cloudify_libvirt.core.backup.filestore import on_disk
 from cloudify_libvirt.core.backup.manifest import Manifest
 from cloudify_libvirt.core.backup.names import checked, file_name, point_name
 from cloudify_libvirt.core.errors import BackupBroken, Busy, CoreError, InvalidSpec
-from cloudify_libvirt.core.filestore import on_disk
 from cloudify_libvirt.core.units import human_size
 
 _DRAFT, _REMOVED, _SCRATCH = ".draft-", ".removed-", ".scratch-"

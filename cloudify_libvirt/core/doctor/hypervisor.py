@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cloudify_libvirt.core import accelerator as accelerators
-from cloudify_libvirt.core import hardware, parse, preflight
+from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.doctor.access import PATH, version_text
 from cloudify_libvirt.core.doctor.finding import Finding, Target, ok, problem, warning
 from cloudify_libvirt.core.errors import CoreError, libvirt_call
+from cloudify_libvirt.core.host import accelerator as accelerators
+from cloudify_libvirt.core.host import hardware, preflight
 from cloudify_libvirt.core.session import Session
 
 # The oldest that these checks were run on is Debian 12's, 9.0; 7.0 is Debian 11's.

@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from cloudify_libvirt.core import preflight
 from cloudify_libvirt.core.doctor.finding import Finding, Target, ok, problem, unknown, warning
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import libvirt_call
-from cloudify_libvirt.core.image import ImageCache
+from cloudify_libvirt.core.host import preflight
+from cloudify_libvirt.core.image.cache import ImageCache
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.units import MIB, human_size

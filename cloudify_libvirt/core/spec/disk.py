@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from cloudify_libvirt.core import host_files
+from cloudify_libvirt.core.host import files as host_files
 from cloudify_libvirt.core.spec.base import AbsolutePath, Flag, Line, Name, Part, Positive, Size, Uuid, missing, strict
 from cloudify_libvirt.core.spec.fields import option
 from cloudify_libvirt.core.spec.network_parts import pci_address

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from cloudify_libvirt.core import checksum as checksums
 from cloudify_libvirt.core import units
 from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.image import checksum as checksums
 from cloudify_libvirt.core.spec.base import (
     Count,
     Flag,

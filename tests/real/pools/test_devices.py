@@ -14,8 +14,8 @@ from cloudify.exceptions import NonRecoverableError
 from cloudify_libvirt import pool_tasks
 from cloudify_libvirt.core.errors import Conflict
 from cloudify_libvirt.core.pool import Pool
-from cloudify_libvirt.core.pool_build import Build, erase
 from cloudify_libvirt.core.session import Session, connect
+from cloudify_libvirt.core.storage.pool_build import Build, erase
 from tests.real.pools.storage import (
     IMAGES,
     QEMU,

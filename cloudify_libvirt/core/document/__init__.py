@@ -1,0 +1,1 @@
+"""Documents: rendered from templates, checked against libvirt's schema."""

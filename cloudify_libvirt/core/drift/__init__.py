@@ -1,0 +1,1 @@
+"""What was declared against what is there, pure."""

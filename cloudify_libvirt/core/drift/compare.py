@@ -1,0 +1,216 @@
+"""What was declared, compared with what the host has: field by field, in meaning, and only what was declared. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lxml import etree
+
+from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.drift.names import field_name, root_name
+from cloudify_libvirt.core.drift.rules import (
+    CONTAINERS,
+    EXTRAS,
+    EXTRAS_OF_LISTS,
+    SKIPPED,
+    SKIPPED_LIVE,
+    key,
+    local,
+    normalised,
+    same,
+)
+
+CONFIG, LIVE = "config", "live"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as declared; None in ``declared`` or ``found``: not there. ``field`` in the user's words.
+
+    ``where``: config (the stored definition), live (the running object), or host (what no definition says).
+    """
+
+    object: str
+    field: str
+    declared: Any
+    found: Any
+    where: str = "host"
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        declared, found = ("nothing" if value is None else value for value in (self.declared, self.found))
+        return f"{self.object}: {self.field} ({self.where}): declared {declared}, found {found}"
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose definitions are compared.
+
+    ``names``: what the user calls an element, by its kind and key ("disk vda" -> "disks[0]"). ``instead``: by a
+    disk's declared file, files that stand for it, such as its snapshots. ``ours``: kind and key of what an operation
+    attached beside what is declared.
+    """
+
+    kind: str
+    label: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    instead: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    ours: frozenset[str] = frozenset()
+
+
+def compare(subject: Subject, declared: str, found: str, where: str = CONFIG) -> list[Difference]:
+    """Return what of the ``declared`` document is otherwise in the ``found`` one."""
+    comparison = _Comparison(subject, where)
+    wanted, there = (normalised(xml, parse.document) for xml in (declared, found))
+    comparison.element(wanted, there, _Place())
+    return comparison.differences
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the document: ``owner`` is the user's name of the listed thing, ``path`` the way below it."""
+
+    owner: str = ""
+    kind: str = ""
+    path: tuple[str, ...] = ()
+
+    def below(self, tag: str) -> _Place:
+        return _Place(self.owner, self.kind, (*self.path, tag))
+
+    def name(self, attribute: str = "") -> str:
+        way = "/".join((*self.path, *([f"@{attribute}"] if attribute else ())))
+        name = field_name(self.kind, way) if self.kind else root_name(way)
+        return f"{self.owner}.{name}" if self.owner and name else self.owner or name
+
+
+@dataclass
+class _Comparison:
+    subject: Subject
+    where: str
+    differences: list[Difference] = field(default_factory=list)
+
+    def say(self, name: str, declared: Any, found: Any) -> None:
+        self.differences.append(Difference(self.subject.label, name, declared, found, self.where))
+
+    def element(self, wanted: Any, found: Any, place: _Place) -> None:
+        """Compare one element with its counterpart."""
+        tag = local(wanted)
+        text = (wanted.text or "").strip()
+        if text and not same(tag, "", text, found.text or "") and not self._ballooned(tag, text, found):
+            self.say(place.name(), text, (found.text or "").strip() or None)
+        for name, value in wanted.attrib.items():
+            there = found.get(name)
+            if not same(tag, name, value, there) and not self._stands_for(name, value, there):
+                self.say(place.name(name), value, there)
+        for child in dict.fromkeys(local(one) for one in _elements(wanted)):
+            self._children(child, wanted, found, place)
+        self._extras(wanted, found, place)
+
+    def _ballooned(self, tag: str, text: str, found: Any) -> bool:
+        """Tell whether a running guest just never gave memory back: without a driver it keeps its maximum."""
+        if self.where != LIVE or tag != "currentMemory":
+            return False
+        most = found.getparent().findtext("memory")
+        return bool(found.text == most and int(found.text) >= int(text))
+
+    def _stands_for(self, name: str, value: str, there: str | None) -> bool:
+        return name == "file" and there in self.subject.instead.get(value, frozenset())
+
+    def _ours(self, element: Any) -> bool:
+        return f"{local(element)} {key(element)}".strip() in self.subject.ours
+
+    def _skipped(self, tag: str) -> bool:
+        return tag in SKIPPED[self.subject.kind] or (self.where == LIVE and tag in SKIPPED_LIVE)
+
+    def _children(self, tag: str, wanted: Any, found: Any, place: _Place) -> None:
+        """Pair the children of one kind, compare the pairs, and name what is left."""
+        if self._skipped(tag):
+            return
+        declared = [one for one in _elements(wanted) if local(one) == tag]
+        there = [one for one in _elements(found) if local(one) == tag]
+        for one, other in self._pairs(declared, there):
+            below = self._place_of(one, place, declared)
+            if other is None and tag in CONTAINERS:
+                self.element(one, etree.Element(tag), below)
+            elif other is None:
+                if not _says_nothing(one):
+                    self.say(below.name(), summary(one), None)
+            else:
+                self.element(one, other, below)
+
+    def _place_of(self, element: Any, place: _Place, siblings: list[Any]) -> _Place:
+        tag, name = local(element), key(element)
+        listed = name or len(siblings) > 1
+        if not listed or tag in ("boot", "controller"):
+            return place.below(tag)
+        called = self.subject.names.get(f"{tag} {name}") if name else None
+        outer = place.owner if tag in ("range", "host") and place.owner else ""
+        if called is None:
+            position = name or str(siblings.index(element))
+            called = f"{field_name('', tag) or tag}[{position}]"
+        return _Place(f"{outer}.{called}" if outer else called, tag)
+
+    def _pairs(self, declared: list[Any], there: list[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield each declared element with its counterpart, or None: by key, by equality, in order."""
+        left = list(there)
+        open_: list[Any] = []
+        for one in declared:
+            name = key(one)
+            match = next((other for other in left if name and key(other) == name), None)
+            if match is None and not name:
+                match = next((other for other in left if not self._differences(one, other)), None)
+            if match is None:
+                open_.append(one)
+            else:
+                left.remove(match)
+                yield one, match
+        for one in open_:
+            # A disk that is at another place is another disk; a card with another MAC is the card, changed.
+            other = next(iter(left), None) if not key(one) or local(one) in ("interface", "range") else None
+            if other is not None and not any(key(other) == key(own) != "" for own in declared):
+                left.remove(other)
+                yield one, other
+            else:
+                yield one, None
+
+    def _differences(self, wanted: Any, found: Any) -> list[Difference]:
+        other = _Comparison(self.subject, self.where)
+        other.element(wanted, found, _Place())
+        return other.differences
+
+    def _extras(self, wanted: Any, found: Any, place: _Place) -> None:
+        """Name what is there though nothing like it was declared, of the kinds where that counts."""
+        parent = local(wanted)
+        listed = {tag for outer, tag in EXTRAS_OF_LISTS if outer == parent and wanted.find(tag) is not None}
+        for tag in (EXTRAS.get(parent, frozenset()) | listed) - SKIPPED[self.subject.kind]:
+            declared = [one for one in _elements(wanted) if local(one) == tag]
+            there = [one for one in _elements(found) if local(one) == tag]
+            matched = [id(other) for _one, other in self._pairs(declared, there) if other is not None]
+            for one in (one for one in there if id(one) not in matched and not self._ours(one)):
+                self.say(self._place_of(one, place, [*there, None]).name(), None, summary(one))
+
+
+def _elements(parent: Any) -> list[Any]:
+    return [child for child in parent if isinstance(child.tag, str)]
+
+
+def _says_nothing(element: Any) -> bool:
+    """Tell whether an element only says no: libvirt leaves it out."""
+    quiet = all(same(local(element), name, value, None) for name, value in element.attrib.items())
+    empty = not (element.text or "").strip() and bool(element.attrib or len(element))
+    return quiet and empty and all(_says_nothing(child) for child in _elements(element))
+
+
+def summary(element: Any) -> str:
+    """Return in words what an element says, one line."""
+    parts = [f"{name}={value}" for name, value in element.attrib.items() if name != "passwd"]
+    text = (element.text or "").strip()
+    inner = [summary(child) for child in _elements(element) if local(child) not in ("address", "alias", "backingStore")]
+    said = " ".join(part for part in (*parts, text, *(f"({one})" for one in inner)) if part)
+    return f"{local(element)} {said}".strip()

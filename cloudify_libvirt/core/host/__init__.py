@@ -1,0 +1,1 @@
+"""What a host has, can do, and is doing with our guests."""

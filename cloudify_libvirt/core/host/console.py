@@ -1,0 +1,71 @@
+"""What a guest last said on its serial console."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import CoreError, libvirt_call
+from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.snapshot import overlay
+from cloudify_libvirt.core.storage import stream
+from cloudify_libvirt.core.volume import Volume
+
+LINES = 15
+# Source: kernel/panic.c
+_PANIC = "Kernel panic - not syncing"
+_READ_BYTES = 64 * 1024
+
+
+def tail(session: Session, path: str, lines: int = LINES) -> str:
+    """Return the console log's last lines, or "" where the log is not readable.
+
+    After a kernel's panic, the lines around its cause: the last ones are but its stack.
+    """
+    try:
+        text = _end(session, path).decode(errors="replace") if path else ""
+    except (OSError, CoreError):
+        return ""
+    printable = ("".join(c for c in line if c.isprintable()) for line in text.splitlines())
+    said = [line for line in printable if line.strip()]
+    panic = max((number for number, line in enumerate(said) if _PANIC in line), default=len(said))
+    begin = max(0, min(panic - 2, len(said) - lines))
+    return "\n".join(said[begin : begin + lines])
+
+
+def _end(session: Session, path: str) -> bytes:
+    """Read the end of a log, where it lies; of another host through a pool of its directory."""
+    if session.is_local:
+        with Path(path).open("rb") as log:
+            log.seek(0, 2)
+            log.seek(max(0, log.tell() - _READ_BYTES))
+            return log.read()
+    directory, name = posixpath.split(path)
+    with overlay.pool_at(session, directory) as pool:
+        volume = Volume.get(pool, name)
+        with libvirt_call("read", volume.target):
+            # Not its capacity: a guest may write what looks like an image.
+            size = int(volume.handle.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+        return stream.read(session, volume.handle, max(0, size - _READ_BYTES), min(size, _READ_BYTES), volume.target)
+
+
+def remove_logs(session: Session, logs: Iterable[str], domain: str) -> list[tuple[str, CoreError]]:
+    """Delete the logs of a removed guest, whose UUID is ``domain``; return those of another host that had to stay.
+
+    Raises:
+        CoreError: that may work later; the connection is lost, for one.
+    """
+    paths = [path for path in logs if path]
+    if session.is_local:
+        for path in paths:
+            with suppress(OSError):
+                Path(path).unlink(missing_ok=True)
+        return []
+    left = overlay.remove_all(session, paths, domain) if paths else []
+    for _path, error in left:
+        if error.retryable:
+            raise error
+    return left

@@ -1,0 +1,1 @@
+"""Images: named, fetched, verified, cached, pruned."""

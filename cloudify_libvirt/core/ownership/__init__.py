@@ -1,0 +1,1 @@
+"""Who made an object; what is left of deployments that are gone."""

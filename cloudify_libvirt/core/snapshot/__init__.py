@@ -1,0 +1,1 @@
+"""Snapshots of domains, and the files they need."""

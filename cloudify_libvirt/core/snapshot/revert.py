@@ -1,0 +1,105 @@
+"""A domain brought back to a snapshot, or refused with the reason while it is still untouched."""
+
+from __future__ import annotations
+
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import Conflict, Missing, Unsupported, libvirt_call
+from cloudify_libvirt.core.snapshot import overlay
+from cloudify_libvirt.core.snapshot import xml as snapshot_xml
+from cloudify_libvirt.core.snapshot.delete import check_sources
+from cloudify_libvirt.core.snapshot.overlay import NO_JOURNAL, Journal
+from cloudify_libvirt.core.snapshot.snapshots import disks_of, drop_saved_state, get, label, needed, sweep
+from cloudify_libvirt.core.snapshot.xml import SnapshotFacts
+from cloudify_libvirt.core.states import OFF
+
+
+def revert(domain: Domain, name: str, journal: Journal = NO_JOURNAL, *, was_off: bool | None = None) -> None:
+    """Bring disks, definition and memory back to the snapshot; what was written since is lost.
+
+    With the memory the guest goes on where it was. Without, it is off afterwards; after a snapshot of a running
+    guest's disks alone it is started if it was on. ``was_off`` says how it was before an attempt that was cut off.
+
+    Raises:
+        Missing: there is no such snapshot, or one of its files is gone.
+        Conflict, Unsupported: it cannot work, and nothing was touched.
+    """
+    one = get(domain, name, "go back to")
+    off = domain.state in OFF if was_off is None else was_off
+    _check(domain, one)
+    if one.external:
+        _to_files(domain, one, journal, off)
+        return
+    with libvirt_call("go back to", label(domain, name)):
+        domain.handle.revertToSnapshot(domain.handle.snapshotLookupByName(name, 0), 0)
+    domain.session.changed.set()
+
+
+def _check(domain: Domain, one: SnapshotFacts) -> None:
+    """Refuse what the hypervisor would fail at half-way."""
+    checkpoints = _checkpoints(domain)
+    if checkpoints:
+        reason = f"it has checkpoints of incremental backups ({', '.join(checkpoints[:5])}), which would be wrong then"
+        remedy = (
+            f"While it runs: virsh checkpoint-delete {domain.name} {checkpoints[0]}; its next backup is a full one."
+        )
+        raise Conflict("go back to", label(domain, one.name), reason, remedy)
+    if not one.external:
+        check_sources(domain, one, "go back to")
+        _check_cpus(domain, one)
+        return
+    for path in [*(one.sources[target] for target in one.overlays), *([one.memory_file] if one.memory_file else [])]:
+        if not overlay.exists(domain.session, path):
+            reason = f"its file {path} is gone, or cannot be seen"
+            raise Missing("go back to", label(domain, one.name), reason, "Restore a backup instead.")
+    if one.memory_file:
+        _memory_xml(domain, one)
+
+
+def _check_cpus(domain: Domain, one: SnapshotFacts) -> None:
+    """Refuse a memory with CPUs that were plugged in: QEMU loads it before libvirt plugs them in again."""
+    if one.memory == "internal" and one.hotplugged_cpus:
+        reason = "its memory was saved with CPUs that had been plugged in, and no new start has these"
+        remedy = "Use an external snapshot after a hotplug of CPUs, or snapshot before it."
+        raise Unsupported("go back to", label(domain, one.name), reason, remedy)
+
+
+def _checkpoints(domain: Domain) -> list[str]:
+    if domain.session.driver != "qemu":
+        return []
+    with libvirt_call("list the checkpoints of", domain.target):
+        return [str(handle.getName()) for handle in domain.handle.listAllCheckpoints(0)]
+
+
+def _memory_xml(domain: Domain, one: SnapshotFacts) -> str:
+    with libvirt_call("read the memory of", label(domain, one.name), "Restore a backup instead."):
+        flags = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
+        return str(domain.session.connection.saveImageGetXMLDesc(one.memory_file, flags))
+
+
+def _to_files(domain: Domain, one: SnapshotFacts, journal: Journal, off: bool) -> None:
+    """Put fresh overlays on the snapshot's files, and start from its memory where it has one."""
+    owner = overlay.Owner(domain.uuid, one.name, frozenset(needed(domain)))
+    before = [disk.path for disk in disks_of(domain) if disk.path]
+    fresh = {
+        target: overlay.make(domain.session, one.sources[target], one.formats[target], owner, journal)
+        for target in one.overlays
+    }
+    handle = domain.handle.snapshotLookupByName(one.name, 0)
+    with libvirt_call("read", label(domain, one.name)):
+        text = str(handle.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+    memory = snapshot_xml.with_sources(_memory_xml(domain, one), fresh) if one.memory_file else ""
+    domain.destroy()
+    drop_saved_state(domain)
+    Domain.define(
+        domain.session, snapshot_xml.with_sources(snapshot_xml.saved_domain(text), fresh), domain.name, domain.uuid
+    )
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+    with libvirt_call("go back to", label(domain, one.name)):
+        domain.handle.snapshotCreateXML(text, flags)
+    sweep(domain, journal, before)
+    if memory:
+        with libvirt_call("go back to the memory of", label(domain, one.name)):
+            domain.session.connection.restoreFlags(one.memory_file, memory, 0)
+    elif one.state == "disk-snapshot" and not off:
+        domain.start()

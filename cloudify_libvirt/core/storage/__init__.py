@@ -1,0 +1,1 @@
+"""Contents of pools: bases, overlays, clones, streams; who uses a volume."""

@@ -1,0 +1,1 @@
+"""Changes of a domain that exists, running or not."""
