@@ -62,10 +62,10 @@ class Mirror:
             self._request.record.warn(str(error))
 
     def _journal(self) -> dict[str, Any]:
-        record = self._request.record
-        if record.get("use_external_resource"):
+        recorded = self._request.record.all()
+        if recorded.get("use_external_resource"):
             return {}
-        return {key: value for key in JOURNAL if (value := record.get(key)) not in (None, "", [], {})}
+        return {key: recorded[key] for key in JOURNAL if recorded.get(key) not in (None, "", [], {})}
 
     def _described(self, uri: str) -> Entry:
         return entry_of(self._request, uri or self._request.uri)

@@ -31,6 +31,7 @@ _REPLACED = (
 )
 _DATE = '"__datetime__"'
 _MOST_DEPLOYMENTS = 8
+_MOST_INSTANCES = 10_000
 _PAGE = 4096
 
 _engine: dict[str, Any] = {
@@ -39,6 +40,9 @@ _engine: dict[str, Any] = {
 
 # Deployment file -> what tells that it is unchanged, and its nodes, each as bytes: read back, every reader has its own.
 _nodes: dict[Path, tuple[tuple[int, int, int], dict[str, bytes]]] = {}
+# The same of instances. The clock of a file system has ticks of some milliseconds: only that one process at a time
+# runs a deployment's workflow makes two writes within one tick the writer's own.
+_instances: dict[str, tuple[tuple[int, int, int], bytes]] = {}
 
 
 def digest() -> str:
@@ -66,38 +70,63 @@ def _parse(text: str) -> Any:
 
 
 def load_instance(self: Any, deployment_id: str, node_instance_id: str) -> Any:
-    """Read one instance."""
-    with open(self._instance_path(deployment_id, node_instance_id), encoding="utf-8") as file:  # noqa: PTH123 - often
-        return local.NodeInstance(_parse(file.read()))
+    """Read one instance; its file is parsed again only when it has changed."""
+    path = self._instance_path(deployment_id, node_instance_id)
+    known, stamp = _instances.get(path), _stamp(os.stat(path))  # noqa: PTH116 - often
+    if known is not None and known[0] == stamp:
+        return local.NodeInstance(pickle.loads(known[1]))
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - often
+        found = _parse(file.read())
+    # Changed while it was read, it is parsed again the next time.
+    _remember(path, stamp, found)
+    return local.NodeInstance(found)
+
+
+def _remember(path: str, stamp: tuple[int, int, int], instance: Any) -> None:
+    if len(_instances) >= _MOST_INSTANCES:
+        _instances.clear()
+    _instances[path] = (stamp, pickle.dumps(dict(instance)))
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def store_instance(self: Any, deployment_id: str, instance: Any) -> Any:
     """Replace one instance's file in one step."""
-    path = Path(self._instance_path(deployment_id, instance.id))
+    path = self._instance_path(deployment_id, instance.id)
     data = json.dumps(instance, cls=local.JSONEncoderWithDatetime).encode()
-    if not _overwritten(path, data):
-        # Beside the directory, as the engine takes every file in it for an instance's.
-        temporary = path.parent.parent / f".{instance.id}.json"
-        temporary.write_bytes(data)
-        temporary.replace(path)
+    stamp = _overwritten(path, data) or _replaced(Path(path), instance.id, data)
+    if _DATE.encode() not in data:
+        # A date comes back without its fractions of a second.
+        _remember(path, stamp, instance)
     return local.NodeInstance(instance)
 
 
-def _overwritten(path: Path, data: bytes) -> bool:
-    """Overwrite a file where old and new content share one page, which no signal can part; else return False.
+def _replaced(path: Path, name: str, data: bytes) -> tuple[int, int, int]:
+    # Beside the directory, as the engine takes every file in it for an instance's.
+    temporary = path.parent.parent / f".{name}.json"
+    temporary.write_bytes(data)
+    stamp = _stamp(temporary.stat())
+    temporary.replace(path)
+    return stamp
+
+
+def _overwritten(path: str, data: bytes) -> tuple[int, int, int] | None:
+    """Overwrite a file where old and new content share one page, which no signal can part; else return None.
 
     A shorter content is filled up with blanks, which JSON allows. Five times as fast as a new file.
     """
     try:
         file = os.open(path, os.O_WRONLY)
     except FileNotFoundError:
-        return False
+        return None
     try:
         size = os.fstat(file).st_size
         if max(size, len(data)) > _PAGE:
-            return False
+            return None
         os.write(file, data.ljust(size))
-        return True
+        return _stamp(os.fstat(file))
     finally:
         os.close(file)
 
@@ -105,8 +134,7 @@ def _overwritten(path: Path, data: bytes) -> bool:
 def load_node(self: Any, deployment_id: str, node_id: str) -> Any:
     """Read one node; the deployment's file is parsed again only when it has changed."""
     path = Path(self._root_storage_dir, "deployments", deployment_id, "deployment.json")
-    found = path.stat()
-    unchanged = (found.st_mtime_ns, found.st_size, found.st_ino)
+    unchanged = _stamp(path.stat())
     known = _nodes.get(path)
     if known is None or known[0] != unchanged:
         if len(_nodes) >= _MOST_DEPLOYMENTS:

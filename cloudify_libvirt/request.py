@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cloudify_libvirt.core.units import parse_bool
 from cloudify_libvirt.core.uri import check_uri
 from cloudify_libvirt.ctxview import view
 from cloudify_libvirt.engine import resource_roots
+from cloudify_libvirt.record import Record
 
 DEFAULT_URI = "qemu:///system"
 
@@ -48,19 +49,6 @@ _OLD_INPUTS = {
 }
 _RESOURCE_REMEDY = "Give the path of a file in the blueprint's directory, relative to the blueprint."
 
-# What operations write; removed by delete, so that the instance can be installed again.
-OWN_KEYS = frozenset(
-    {
-        "libvirt_auth", "params", "params_from_properties", "use_external_resource", "uuid", "index", "ip",
-        "networks", "public_ip_address", "ipv4_addresses", "ipv6_addresses", "accelerator", "console_log",
-        "serial_logs", "domain_type", "made", "started_at", "shutdown_asked_at", "stale_leases", "bridge", "cidr",
-        "cidr6", "rendered_by", "attached", "suspended", "stopped", "by_input",
-        "built", "formatted", "secret", "wiped", "reservations", "ssh_command", "path", "filled", "pool",
-        "image_user", "stat", "update_pending", "detach_pending", "backups", "snapshots", "snapshot_files",
-        "snapshot_job", "last_backup", "origin", "adopted",
-    }
-)  # fmt: skip
-
 # Texts in these parameters are Jinja templates over the instance's identity.
 _EXPANDED = ("name", "networks", "cloud_init")
 
@@ -77,55 +65,6 @@ _indexes: dict[tuple[str, str], dict[str, int]] = {}
 
 _MOST_PROPERTIES = 1000
 _properties: dict[tuple[str, str, str], Any] = {}
-
-
-class Record:
-    """The instance's runtime properties as a journal: top-level assignment, saved at once."""
-
-    def __init__(self, ctx: Any, *, writable: bool = True) -> None:
-        """Stand on one context; its instance is the only one that is ever written."""
-        self._ctx = ctx
-        self._writable = writable
-        self.before_store: Callable[[], None] = lambda: None
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a runtime property."""
-        return self._ctx.instance.runtime_properties.get(key, default)
-
-    def put(self, **values: Any) -> None:
-        """Assign runtime properties and store them now, unless they are stored already."""
-        self.assign(**values)
-        if getattr(self._ctx.instance.runtime_properties, "dirty", True):
-            self.before_store()
-            self._ctx.instance.update()
-
-    def assign(self, **values: Any) -> None:
-        """Assign runtime properties; the engine stores them when the operation ends."""
-        if not self._writable:
-            return
-        properties = self._ctx.instance.runtime_properties
-        for key, value in values.items():
-            if key not in properties or properties[key] != value:
-                properties[key] = value
-
-    def clear(self) -> None:
-        """Forget what we wrote; ``resource_id`` stays as None and ``backups`` empty, as existing blueprints expect."""
-        properties = self._ctx.instance.runtime_properties
-        had_backups = "backups" in properties
-        for key in OWN_KEYS & set(properties):
-            del properties[key]
-        if had_backups:
-            properties["backups"] = {}
-        if "resource_id" in properties:
-            properties["resource_id"] = None
-
-    def note(self, text: str) -> None:
-        """Log a step."""
-        self._ctx.logger.info(text)
-
-    def warn(self, text: str) -> None:
-        """Log a warning."""
-        self._ctx.logger.warning(text)
 
 
 class Request:
@@ -251,6 +190,7 @@ class Request:
     def own(self, name: str) -> None:
         """Take the object of that name for ours to make: there is no external one."""
         self.params["name"] = name
+        vars(self).pop("draft", None)
         self.record.assign(use_external_resource=False, params={**(self.record.get("params") or {}), "name": name})
 
     @property
@@ -280,7 +220,7 @@ class Request:
         """Return the validated params of the object that is about to be made."""
         return parse_spec(self.kind, self.params, node=self.ctx.node.name, extra=self.has_own_template)
 
-    @property
+    @cached_property
     def draft(self) -> Any:
         """Return the params, validated as far as they go: a later operation may bring more, or a template."""
         return parse_spec(self.kind, self.params, node=self.ctx.node.name, extra=True, complete=False)

@@ -1,6 +1,6 @@
 """What operations write to runtime properties, in words: the reference pages are made from it.
 
-``request.OWN_KEYS`` names the same keys; a test holds the two together.
+``record.OWN_KEYS`` names the same keys; a test holds the two together.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from cloudify.exceptions import NonRecoverableError, RecoverableError
 
 from cloudify_libvirt.binding import own_side
 from cloudify_libvirt.core.errors import CoreError, InvalidSpec
-from cloudify_libvirt.request import Record
+from cloudify_libvirt.record import Record
 
 
 def run_script(script: Callable[[Any, Mapping[str, Any], Record], None], ctx: Any, inputs: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from cloudify_libvirt.core.ownership.ledger import Entry
 from cloudify_libvirt.core.ownership.orphans import Look
 from cloudify_libvirt.core.ownership.orphans_removal import Removal
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.request import OWN_KEYS
+from cloudify_libvirt.record import OWN_KEYS
 from tests.driver.conftest import URI, CountingInstance, Node, define
 
 

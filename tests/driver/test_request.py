@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.request import OWN_KEYS, Request, inside_blueprint
+from cloudify_libvirt.record import OWN_KEYS
+from cloudify_libvirt.request import Request, inside_blueprint
 from tests.driver.conftest import URI, Node
 
 

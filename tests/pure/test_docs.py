@@ -14,7 +14,7 @@ import yaml
 from cloudify_libvirt import dsl
 from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.spec import NetworkFacts, parse_spec, template_variables
-from cloudify_libvirt.request import OWN_KEYS
+from cloudify_libvirt.record import OWN_KEYS
 from cloudify_libvirt.runtime_properties import EVERY, RESOURCE_ID, RUNTIME_PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[2]

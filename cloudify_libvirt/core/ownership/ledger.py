@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,22 @@ class Entry:
     @property
     def key(self) -> str:
         """Return what the same machine has in every install."""
-        text = json.dumps([self.deployment, self.node, self.number, self.uri])
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        return _digest(self.deployment, self.node, self.number, self.uri)
 
     @property
     def path(self) -> Path:
         """Return the entry's file."""
-        name = hashlib.sha256(json.dumps([self.home, self.instance]).encode()).hexdigest()[:24]
-        return directory() / self.key[:2] / f"{self.key}-{name}.json"
+        return directory() / self.key[:2] / f"{self.key}-{_digest(self.home, self.instance)}.json"
+
+    @property
+    def draft(self) -> Path:
+        """Return the file that an entry is written to first: beside the others, as a reader takes those for entries."""
+        return directory() / f"{self.path.stem}.draft"
+
+
+@lru_cache(maxsize=1024)
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def directory() -> Path:
@@ -66,12 +75,15 @@ def write(entry: Entry) -> None:
     text = json.dumps(vars(_dated(entry)), sort_keys=True)
     try:
         make_private(path.parent)
-        # Beside the files of the key, as a reader takes every file there for an entry's.
-        with tempfile.NamedTemporaryFile("w", dir=directory(), delete=False, encoding="utf-8") as draft:
-            draft.write(text)
-        Path(draft.name).replace(path)
+        _write_private(entry.draft, text)
+        entry.draft.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _dated(entry: Entry) -> Entry:
@@ -86,13 +98,22 @@ def forget(entry: Entry) -> None:
     path = entry.path
     try:
         path.unlink(missing_ok=True)
+        # Of a write that was killed.
+        entry.draft.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
 def of_key(entry: Entry) -> list[Entry]:
     """Return the entries of the same machine, the newest last."""
-    return _entries(entry.path.parent.glob(f"{entry.key}-*.json"))
+    place, start = entry.path.parent, f"{entry.key}-"
+    try:
+        names = os.listdir(place)  # noqa: PTH208 - often
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unwritable(place, error) from error
+    return _entries(place / name for name in names if name.startswith(start) and name.endswith(".json"))
 
 
 def every() -> list[Entry]:
