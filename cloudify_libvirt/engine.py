@@ -42,3 +42,15 @@ def resource_roots(ctx: Any) -> list[Path]:
     blueprint = storage.get_blueprint() or {}
     own = blueprint.get("blueprint_path")
     return [Path(path) for path in (own and str(Path(own).parent), blueprint.get("resources")) if path]
+
+
+def operation_inputs(ctx: Any) -> list[dict[str, Any]] | None:
+    """Return the inputs that the node's blueprint gives to its operations, one map each; None where that is not seen.
+
+    It is in local mode, where the node is in this process's reach.
+    """
+    storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
+    if storage is None:
+        return None
+    operations = storage.get_node(ctx.node.id).get("operations") or {}
+    return [dict(one.get("inputs") or {}) for one in operations.values()]

@@ -47,6 +47,8 @@ _OLD_INPUTS = {
     for kind in ("domain", "network", "pool", "volume", "backup")
     for old, new in (("file", "template_resource"), ("template", "template_content"))
 }
+# By which an operation gets a template of the user's.
+TEMPLATE_INPUTS = ("template_resource", "template_content", *_OLD_INPUTS)
 _RESOURCE_REMEDY = "Give the path of a file in the blueprint's directory, relative to the blueprint."
 
 # Texts in these parameters are Jinja templates over the instance's identity.

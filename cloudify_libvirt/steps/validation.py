@@ -11,12 +11,14 @@ from typing import Any
 from cloudify_libvirt.core.doctor import room, table
 from cloudify_libvirt.core.doctor.finding import Finding, Noun, Target
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import CoreError, InvalidSpec, Unsupported
+from cloudify_libvirt.core.errors import ConnectionLost, CoreError, InvalidSpec, Unsupported
 from cloudify_libvirt.core.host import preflight
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.spec import parse_spec
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import check_room
-from cloudify_libvirt.request import Request
+from cloudify_libvirt.engine import operation_inputs
+from cloudify_libvirt.request import TEMPLATE_INPUTS, Request
 from cloudify_libvirt.steps import domain as domains
 from cloudify_libvirt.steps import machine
 from cloudify_libvirt.steps import network as networks
@@ -72,12 +74,20 @@ def _run(request: Request, *rules: Rule) -> None:
 def _errors(rule: Rule, request: Request) -> list[CoreError]:
     try:
         return list(rule(request) or ())
+    except ConnectionLost:
+        raise
     except CoreError as error:
         return [error]
 
 
 def _draft(request: Request) -> None:
-    _ = request.draft
+    """Read the parameters; a key that nobody knows is wrong, unless a template may use it."""
+    given = operation_inputs(request.ctx)
+    to_come = given is None or any(inputs.get(key) for inputs in given for key in TEMPLATE_INPUTS)
+    if to_come or request.has_own_template:
+        _ = request.draft
+    else:
+        parse_spec(request.kind, request.params, node=request.ctx.node.name, extra=False, complete=False)
 
 
 def _session(request: Request) -> None:
