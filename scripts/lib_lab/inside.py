@@ -61,7 +61,7 @@ def mount_dev() -> None:
     sources = {name: (dev / name).stat() for name in DEVICES if (dev / name).exists()}
     detach("/dev")
     mount("-t", "tmpfs", "-o", "mode=755", "dev", dev)
-    for name in ("net", "mapper", "pts", "shm"):
+    for name in ("net", "mapper", "pts", "shm", "hugepages"):
         (dev / name).mkdir()
     for name, source in sources.items():
         copy_node(dev / name, source)
@@ -70,6 +70,9 @@ def mount_dev() -> None:
     (dev / "ptmx").symlink_to("pts/ptmx")
     mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620,gid=5", "devpts", dev / "pts")
     mount("-t", "tmpfs", "-o", "mode=1777", "shm", dev / "shm")
+    if Path("/proc/sys/vm/nr_hugepages").exists():
+        # libvirt looks for it when it starts; how many pages there are is the whole machine's affair.
+        mount("-t", "hugetlbfs", "hugetlbfs", dev / "hugepages")
 
 
 def mount_sys(found: list[Hierarchy]) -> None:

@@ -124,6 +124,82 @@ def test_a_guest_sees_its_hardware(machine: str, clean_host: Host, key: Path) ->
     (IMAGES / "share/new").unlink()
 
 
+HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+PAGE_KIB = 2048
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[int]:
+    """Room for one guest on huge pages of the machine, given back afterwards."""
+    before = int(HUGE_PAGES.read_text())
+    wanted = before + 128
+    try:
+        HUGE_PAGES.write_text(str(wanted))
+    except OSError as error:
+        pytest.skip(f"nobody may set the number of huge pages here: {error}")
+    if (there := int(HUGE_PAGES.read_text())) < wanted:
+        HUGE_PAGES.write_text(str(before))
+        pytest.fail(f"the machine's memory is too fragmented for {wanted} huge pages; it gives {there}")
+    yield wanted
+    HUGE_PAGES.write_text(str(before))
+
+
+def free_pages() -> int:
+    return int(re.findall(r"HugePages_Free:\s+(\d+)", Path("/proc/meminfo").read_text())[0])
+
+
+def test_a_guest_on_huge_pages_shares_a_directory_by_9p(
+    clean_host: Host, files: Path, cfy: Cfy, tiny: Path, key: Path, huge_pages: int
+) -> None:
+    free = free_pages()
+    # Of a directory below /root QEMU's user sees nothing, and of this one it may write into.
+    (files / "mine").mkdir(mode=0o777)
+    (files / "mine").chmod(0o777)
+    guest = node(
+        "domain", "network", name="huge", image={"source": str(tiny)}, pool="huge", memory="192 MiB",
+        networks=[{"network": "huge"}], cloud_init={"ssh_authorized_keys": [public_key(key)]},
+        memory_backing={"hugepages": "2 MiB", "locked": False},
+        filesystems=[{"source": str(files), "target": "share", "driver": "9p", "access": "mapped",
+                      "file_mode": "0640", "multidevs": "remap"},
+                     {"source": str(files), "target": "fixed", "driver": "9p", "readonly": True}],
+    )  # fmt: skip
+    guest["relationships"].append({"type": "cloudify.relationships.depends_on", "target": "pool"})
+    nodes = {"network": node("network", name="huge", cidr="auto"), "pool": node("pool", name="huge"), "vm": guest}
+    cfy.install(blueprint(cfy.directory, "huge", **nodes), "huge")
+    (instance,) = [one for one in cfy.instances("huge") if one["node_id"] == "vm"]
+    address = str(instance["runtime_properties"]["ip"])  # type: ignore[index]
+    assert free - free_pages() == 192 * 1024 // PAGE_KIB
+    mount = "mkdir -p /m /f; mount -t 9p -o trans=virtio share /m && mount -t 9p -o trans=virtio,ro fixed /f; "
+    said = ssh(
+        key,
+        address,
+        f"modprobe 9p; {mount} head -1 /m/hello; echo from the guest > /m/mine/new; touch /f/x || echo refused",
+    )
+    assert said.splitlines()[:2] == ["from the host", "refused"]
+    new = files / "mine/new"
+    assert new.read_text() == "from the guest\n" and new.stat().st_mode & 0o777 == 0o640
+    new.unlink()
+    (files / "mine").rmdir()
+    cfy.uninstall("huge")
+    assert free_pages() == free
+
+
+def test_secure_boot_refuses_what_nobody_signed(cfy: Cfy, clean_host: Host, tiny: Path) -> None:
+    """The firmware with its keys starts, in SMM; a disk without a signed loader does not."""
+    domain = empty_domain(
+        name="secure", firmware={"type": "uefi", "secure_boot": True}, memory="128 MiB", serials=[{"type": "file"}]
+    )
+    cfy.install(blueprint(cfy.directory, "secure", vm=domain), "secure")
+    root = document(clean_host, "secure")
+    loader, nvram = root.find("os/loader"), root.find("os/nvram")
+    assert loader.get("secure") == "yes" and ("secboot" in loader.text or ".ms." in loader.text)
+    assert root.find("features/smm").get("state") == "on"
+    assert clean_host.domain("secure").isActive() and Path(nvram.text).is_file()
+    # The variables begin as those that hold the keys of the vendors.
+    assert b"Microsoft Corporation" in Path(nvram.text).read_bytes()
+    cfy.uninstall("secure")
+
+
 # What this QEMU lacks: another processor, TLS in qemu.conf, passt.
 NOT_HERE = {"hardware_uefi_loader", "modern_arm", "hardware_spice", "hardware_passt"}
 GOLDENS = sorted((ROOT / "tests/data/domain").glob("hardware_*.xml"))
