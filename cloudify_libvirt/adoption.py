@@ -7,6 +7,8 @@ the ledger still has the journal. With that journal the new instance is where a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from cloudify_libvirt import deployments
@@ -33,26 +35,37 @@ class Mirror:
     """Keeps one instance's entry of the ledger like its journal."""
 
     def __init__(self, request: Request, *, active: bool) -> None:
-        """Look at what the instance recorded; nothing is written yet."""
+        """Read and write nothing until the instance's record changes."""
         self._request = request
         self._active = active and request.kind in _KINDS
-        self._known = self._journal() if self._active else {}
-        self._entry = self._described(str(request.record.get("libvirt_auth") or "")) if self._known else None
-        if self._entry is not None and not self._entry.path.exists():
-            # Of an earlier release, or lost.
-            self._known = {}
+        self._known: dict[str, Any] | None = None
+
+    def look(self) -> None:
+        """Note what the journal says before it is changed."""
+        if self._known is None and self._active:
+            self._known = self._journal()
+            if self._known and not self._entry.path.exists():
+                # Of an earlier release, or lost.
+                self._known = {}
 
     def keep(self) -> None:
         """Write the entry if the journal is another one than before."""
-        journal = self._journal() if self._active else {}
+        if self._known is None:
+            return
+        journal = self._journal()
         if journal == self._known:
             return
-        entry = self._entry = self._entry or self._described("")
         if journal:
-            ledger.write(Entry(**{**vars(entry), "journal": journal}))
+            ledger.write(replace(self._entry, journal=journal))
         else:
-            self._forget(entry)
+            self._forget(self._entry)
         self._known = journal
+
+    @cached_property
+    def _entry(self) -> Entry:
+        """The instance's entry; of an instance that was made, of the host that it was made on."""
+        recorded = self._request.record.get("libvirt_auth") if self._known else None
+        return entry_of(self._request, str(recorded or "") or self._request.uri)
 
     def _forget(self, entry: Entry) -> None:
         try:
@@ -67,14 +80,11 @@ class Mirror:
             return {}
         return {key: recorded[key] for key in JOURNAL if recorded.get(key) not in (None, "", [], {})}
 
-    def _described(self, uri: str) -> Entry:
-        return entry_of(self._request, uri or self._request.uri)
-
 
 def mirrored(request: Request, *, active: bool = True) -> Mirror:
     """Let the ledger know whatever the request's record stores."""
     mirror = Mirror(request, active=active)
-    request.record.before_store = mirror.keep
+    request.record.before_change, request.record.before_store = mirror.look, mirror.keep
     return mirror
 
 

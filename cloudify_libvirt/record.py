@@ -14,7 +14,7 @@ OWN_KEYS = frozenset(
         "cidr6", "rendered_by", "attached", "suspended", "stopped", "by_input",
         "built", "formatted", "secret", "wiped", "reservations", "ssh_command", "path", "filled", "pool",
         "image_user", "stat", "update_pending", "detach_pending", "backups", "snapshots", "snapshot_files",
-        "snapshot_job", "last_backup", "origin", "adopted",
+        "snapshot_job", "last_backup", "origin", "adopted", "declared", "ejected",
     }
 )  # fmt: skip
 
@@ -26,6 +26,8 @@ class Record:
         """Stand on one context; its instance is the only one that is ever written."""
         self._ctx = ctx
         self._writable = writable
+        # Called before anything is changed, and before it is stored.
+        self.before_change: Callable[[], None] = lambda: None
         self.before_store: Callable[[], None] = lambda: None
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -51,10 +53,12 @@ class Record:
         properties = self._ctx.instance.runtime_properties
         for key, value in values.items():
             if key not in properties or properties[key] != value:
+                self.before_change()
                 properties[key] = value
 
     def clear(self) -> None:
         """Forget what we wrote; ``resource_id`` stays as None and ``backups`` empty, as existing blueprints expect."""
+        self.before_change()
         properties = self._ctx.instance.runtime_properties
         had_backups = "backups" in properties
         for key in OWN_KEYS & set(properties):

@@ -32,6 +32,8 @@ DEFAULT_URI = "qemu:///system"
 
 _INPUTS = frozenset(
     {
+        "allow_replace",
+        "allow_restart",
         "create_if_missing",
         "libvirt_auth",
         "params",
@@ -48,7 +50,7 @@ _OLD_INPUTS = {
     for old, new in (("file", "template_resource"), ("template", "template_content"))
 }
 # By which an operation gets a template of the user's.
-TEMPLATE_INPUTS = ("template_resource", "template_content", *_OLD_INPUTS)
+TEMPLATE_INPUTS = frozenset({"template_resource", "template_content", *_OLD_INPUTS})
 _RESOURCE_REMEDY = "Give the path of a file in the blueprint's directory, relative to the blueprint."
 
 # Texts in these parameters are Jinja templates over the instance's identity.
@@ -67,6 +69,11 @@ _indexes: dict[tuple[str, str], dict[str, int]] = {}
 
 _MOST_PROPERTIES = 1000
 _properties: dict[tuple[str, str, str], Any] = {}
+
+
+def forget_properties() -> None:
+    """Read the nodes' properties again: the running workflow has changed them."""
+    _properties.clear()
 
 
 class Request:

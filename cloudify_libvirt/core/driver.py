@@ -19,7 +19,9 @@ class _LazyModule:
     def __getattr__(self, attribute: str) -> Any:
         if self._module is None:
             self._module = _load(self._name)
-        return getattr(self._module, attribute)
+        found = getattr(self._module, attribute)
+        setattr(self, attribute, found)
+        return found
 
 
 def _load(name: str) -> ModuleType:

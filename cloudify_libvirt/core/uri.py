@@ -7,6 +7,7 @@ libvirt's src/rpc/virnetsocket.c, virNetSocketNewConnectSSH (no_tty is ssh's Bat
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from cloudify_libvirt.core.errors import ConnectFailed, InvalidSpec
@@ -56,6 +57,11 @@ def check_uri(uri: object) -> str:
             "connect to", "the hypervisor", f"libvirt_auth is {_kind(uri)}, not a libvirt URI",
             "Give one such as qemu:///system, lxc:///system or qemu+ssh://user@host/system.",
         )  # fmt: skip
+    return _checked(uri, os.environ.get(ALLOWED_VARIABLE, ""))
+
+
+@lru_cache(maxsize=64)
+def _checked(uri: str, _allowed_options: str) -> str:
     parts = _split(uri)
     if parts.password is not None:
         raise _refusal(

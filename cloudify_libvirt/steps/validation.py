@@ -83,7 +83,7 @@ def _errors(rule: Rule, request: Request) -> list[CoreError]:
 def _draft(request: Request) -> None:
     """Read the parameters; a key that nobody knows is wrong, unless a template may use it."""
     given = operation_inputs(request.ctx)
-    to_come = given is None or any(inputs.get(key) for inputs in given for key in TEMPLATE_INPUTS)
+    to_come = given is None or any(inputs.get(key) for inputs in given for key in TEMPLATE_INPUTS & inputs.keys())
     if to_come or request.has_own_template:
         _ = request.draft
     else:
