@@ -69,6 +69,10 @@ setup(
             "types-requests",
         ],
     },
-    entry_points={"console_scripts": ["cfy-libvirt=cloudify_libvirt.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["cfy-libvirt=cloudify_libvirt.cli.main:main"],
+        # cfy loads these when it starts; see the module.
+        "cloudify.tosca.ext.functions": ["cloudify_libvirt_version=cloudify_libvirt.local_guard:plugin_version"],
+    },
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3.11"],
 )

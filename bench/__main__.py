@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import backup, boot, cycle, images, orchestration, storage
+from bench import backup, boot, cycle, images, orchestration, scale, storage
 from bench.figures import Row, table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/performance.md"
@@ -38,9 +38,12 @@ What is compared:
 - **volume**: contents through libvirt's streams with holes kept, against the same call with everything sent; and a
   deletion that looks at every domain, snapshot and overlay of the host first.
 - **backup**: a running guest with 1 MiB changed since the last point, against a full point of the same guest.
+- **scale**: what one object costs of many: distinct node templates, paused domains, networks with volumes on the test
+  driver (CPU time of our process), and paused QEMU guests (wall time). The bound is on the cost at the largest size
+  against the second.
 
-`bench/orchestration.py`, `bench/boot.py`, `bench/images.py` and `bench/storage.py` run alone, too, with fewer or
-more rounds.
+`bench/orchestration.py`, `bench/boot.py`, `bench/images.py`, `bench/scale.py` and `bench/storage.py` run alone, too,
+with fewer or more rounds.
 """
 
 
@@ -84,6 +87,7 @@ def main() -> int:
     rows += images.measure(rounds)
     rows += storage.measure(rounds)
     rows += backup.measure(rounds)
+    rows += scale.measure(list(scale.CURVES), (5, 10) if options.quick else ())
     print(table(rows))
     if not options.quick:
         PAGE.write_text(page(rows, load, (time.monotonic() - begin) / 60))

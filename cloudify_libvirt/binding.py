@@ -11,15 +11,18 @@ from typing import Any
 from cloudify.decorators import operation
 from cloudify.exceptions import NonRecoverableError, RecoverableError
 
-from cloudify_libvirt import local_storage
+from cloudify_libvirt import local_errors, local_guard, local_storage
 from cloudify_libvirt.adoption import Fits, adopt, check_ours, mirrored
 from cloudify_libvirt.core import errors
+from cloudify_libvirt.core.outage import bridged
 from cloudify_libvirt.core.spec import Kind
 from cloudify_libvirt.request import Request
 
 Operation = Callable[..., Any]
 
 local_storage.improve()
+local_guard.install()
+local_errors.improve()
 
 
 class Missing(Enum):
@@ -74,10 +77,14 @@ def as_operation(kind: Kind, *, records: bool = True) -> Callable[[Callable[[Req
         @functools.wraps(function)
         def run(**kwargs: Any) -> Any:
             ctx = own_side(current_ctx(kwargs))
-            request = Request(ctx, kind, kwargs, records=records)
-            request.mention_misspelt()
-            try:
+
+            def attempt() -> Any:
+                request = Request(ctx, kind, kwargs, records=records)
+                request.mention_misspelt()
                 return _mirrored(function, request, active=records)
+
+            try:
+                return bridged(attempt, lambda: Request(ctx, kind, kwargs, records=False).uri, ctx.logger.warning)
             except errors.CoreError as error:
                 raise _for_engine(error, ctx) from error
 

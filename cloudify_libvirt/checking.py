@@ -42,3 +42,31 @@ def checks(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
         return as_operation(kind, records=False)(look)
 
     return decorate
+
+
+def changes(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
+    """Make an operation of a function that brings what stands to what is declared.
+
+    The engine answers a failed update with a reinstall. So in its workflows what is refused is recorded and said, and
+    what may go another time only ends the workflow.
+    """
+
+    def decorate(function: Callable[[Request], Any]) -> Any:
+        @functools.wraps(function)
+        def change(request: Request) -> Any:
+            try:
+                function(request)
+            except CoreError as error:
+                if request.ctx.workflow_id not in _REPLACING:
+                    raise
+                if error.retryable:
+                    raise OperationRetry(f"{request.ctx.instance.id}: {error}") from error
+                request.record.put(update_refused=str(error))
+                request.record.warn(f"not updated, and left as it is: {error}")
+                return
+            if request.record.get("update_refused"):
+                request.record.put(update_refused=None)
+
+        return as_operation(kind)(change)
+
+    return decorate

@@ -7,12 +7,11 @@ from cloudify_libvirt.checking import checks
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import backup as backups
+from cloudify_libvirt.steps import change, drift, hotplug, statistics, status, validation
 from cloudify_libvirt.steps import domain as steps
-from cloudify_libvirt.steps import drift, hotplug, statistics, status, validation
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import pull as pulling
 from cloudify_libvirt.steps import snapshot as snapshots
-from cloudify_libvirt.steps import update as sizes
 
 
 @as_operation("domain", records=False)
@@ -83,8 +82,8 @@ def resume(domain: Domain, request: Request) -> None:
 
 @operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
 def update(domain: Domain, request: Request) -> None:
-    """Bring memory and vCPUs to those of the parameters, now where the guest can and at its next start."""
-    sizes.update(domain, request)
+    """Bring the domain to its parameters of today: at once where it can, else at its next start."""
+    change.update(domain, request)
 
 
 @operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
@@ -127,6 +126,12 @@ def snapshot_create(request: Request) -> None:
 def snapshot_apply(request: Request) -> None:
     """Go back to a snapshot, or restore a backup from files."""
     snapshots.apply(request)
+
+
+@as_operation("domain")
+def snapshot_check(request: Request) -> None:
+    """Say whether the domain can go back, before any does."""
+    snapshots.check(request)
 
 
 @as_operation("domain")

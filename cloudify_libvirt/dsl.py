@@ -100,6 +100,7 @@ NODE_TYPES = (
             Operation(FREEZE, "suspend", "domain_tasks.suspend"),
             Operation(FREEZE, "resume", "domain_tasks.resume"),
             *_snapshots("domain_tasks"),
+            Operation(SNAPSHOT, "check", "domain_tasks.snapshot_check"),
             Operation(STATISTICS, "perfomance", "domain_tasks.perfomance"),
             Operation(STATISTICS, "performance", "domain_tasks.performance"),
             Operation(DEVICES, "attach", "domain_tasks.attach_device_flags"),
@@ -120,7 +121,7 @@ NODE_TYPES = (
         (
             _validation("network_tasks"),
             *_shape("network_tasks"),
-            *_lifecycle("network_tasks", "create", "start", "delete", renders="create"),
+            *_lifecycle("network_tasks", "create", "start", "delete", "update", renders="create"),
             *_snapshots("network_tasks"),
         ),
     ),
@@ -132,7 +133,7 @@ NODE_TYPES = (
         (
             _validation("pool_tasks"),
             *_shape("pool_tasks"),
-            *_lifecycle("pool_tasks", "create", "configure", "start", "stop", "delete", renders="create"),
+            *_lifecycle("pool_tasks", "create", "configure", "start", "stop", "delete", "update", renders="create"),
             *_snapshots("pool_tasks"),
         ),
     ),
@@ -156,7 +157,7 @@ NODE_TYPES = (
         (
             _validation("iso9660_tasks"),
             *_shape("iso9660_tasks"),
-            *_lifecycle("iso9660_tasks", "create", "delete", renders="create"),
+            *_lifecycle("iso9660_tasks", "create", "delete", "update", renders="create"),
         ),
     ),
 )

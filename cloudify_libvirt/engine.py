@@ -7,6 +7,9 @@ from typing import Any
 
 from cloudify.state import current_workflow_ctx
 
+# cloudify_rest_client.executions.Execution
+_UNENDED = frozenset({"pending", "started"})
+
 
 def queued_operations() -> int | None:
     """Return how many operations wait for a worker of this process; None where that cannot be seen.
@@ -29,6 +32,25 @@ def home_of(ctx: Any) -> str:
     storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
     found = getattr(getattr(storage, "_storage", None), "_root_storage_dir", "")
     return str(Path(found).absolute()) if isinstance(found, str) and found else ""
+
+
+def repeats_since(ctx: Any) -> float | None:
+    """Return when a run was begun that nobody ended and that this one repeats, as seconds since 1970; else None.
+
+    That is, of the same workflow with the same parameters, and nothing else in between. What is begun on a deployment
+    is kept in local mode (cloudify.workflows.local.DeploymentStorage); a Manager goes on with a run of its own.
+    """
+    storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
+    runs: list[dict[str, Any]] = storage.get_executions() if storage is not None else []
+    numbers = [number for number, run in enumerate(runs) if run["id"] == ctx.execution_id]
+    if not numbers:
+        return None
+    since, now = None, runs[numbers[0]]
+    for run in reversed(runs[: numbers[0]]):
+        if run["status"] not in _UNENDED or any(run[key] != now[key] for key in ("workflow_id", "parameters")):
+            break
+        since = float(run["created_at"].timestamp())
+    return since
 
 
 def resource_roots(ctx: Any) -> list[Path]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import as_operation
-from cloudify_libvirt.checking import checks
+from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import drift, status, validation
+from cloudify_libvirt.steps import drift, iso9660_update, status, validation
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import iso9660 as steps
 from cloudify_libvirt.steps import pull as pulling
@@ -21,6 +21,12 @@ def validate(request: Request) -> None:
 def create(request: Request) -> None:
     """Write the image into the volume."""
     steps.create(request)
+
+
+@changes("iso9660")
+def update(request: Request) -> None:
+    """Write the image of today, with the drives that hold it opened meanwhile."""
+    iso9660_update.update(request)
 
 
 @as_operation("iso9660")

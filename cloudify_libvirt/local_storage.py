@@ -106,9 +106,14 @@ def store_instance(self: Any, deployment_id: str, instance: Any) -> Any:
 def _replaced(path: Path, name: str, data: bytes) -> tuple[int, int, int]:
     # Beside the directory, as the engine takes every file in it for an instance's.
     temporary = path.parent.parent / f".{name}.json"
-    temporary.write_bytes(data)
-    stamp = _stamp(temporary.stat())
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        stamp = _stamp(temporary.stat())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # The system does not say which file it could not write to.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return stamp
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
-from cloudify_libvirt.checking import checks
+from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, definition, drift, status, validation
+from cloudify_libvirt.steps import addresses, definition, drift, network_update, status, validation
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import network as steps
 from cloudify_libvirt.steps import pull as pulling
@@ -28,6 +28,12 @@ def create(request: Request) -> None:
 def start(network: Network, request: Request) -> None:
     """Start the network when it is not active."""
     network.start()
+
+
+@changes("network")
+def update(request: Request) -> None:
+    """Bring the network to what is declared today: live, at its next start, or on wish at once."""
+    network_update.update(request)
 
 
 @removes(Network, kind="network")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
-from cloudify_libvirt.checking import checks
+from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import definition, drift, status, validation
+from cloudify_libvirt.steps import definition, drift, pool_update, status, validation
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import pool as steps
 from cloudify_libvirt.steps import pull as pulling
@@ -40,6 +40,12 @@ def start(pool: Pool, request: Request) -> None:
 def stop(pool: Pool, request: Request) -> None:
     """Deactivate the pool; guests that use its volumes go on."""
     steps.stop(pool, request)
+
+
+@changes("pool")
+def update(request: Request) -> None:
+    """Bring the pool to what is declared today: at once, at its next start, or on wish by a restart."""
+    pool_update.update(request)
 
 
 @removes(Pool, kind="pool")

@@ -54,7 +54,7 @@ TEMPLATE_INPUTS = frozenset({"template_resource", "template_content", *_OLD_INPU
 _RESOURCE_REMEDY = "Give the path of a file in the blueprint's directory, relative to the blueprint."
 
 # Texts in these parameters are Jinja templates over the instance's identity.
-_EXPANDED = ("name", "networks", "cloud_init")
+EXPANDED = ("name", "networks", "cloud_init")
 
 # Seeds hold passwords. What comes from properties can be read there again; what came as an input must be kept
 # for the next operation, but for an ISO image's files, which one operation uses.
@@ -71,9 +71,10 @@ _MOST_PROPERTIES = 1000
 _properties: dict[tuple[str, str, str], Any] = {}
 
 
-def forget_properties() -> None:
-    """Read the nodes' properties again: the running workflow has changed them."""
+def forget_plan() -> None:
+    """Read properties and numbers again: the running workflow has changed nodes and instances."""
     _properties.clear()
+    _indexes.clear()
 
 
 class Request:
@@ -221,7 +222,7 @@ class Request:
             "number": identity.index + 1,
         }
         name = expand(params.get("name") or "", variables, field="params.name") or identity.instance
-        wanted = {key: params[key] for key in _EXPANDED if params.get(key)}
+        wanted = {key: params[key] for key in EXPANDED if params.get(key)}
         return dict(expand(wanted, {**variables, "name": name, "hostname": name}, field="params"))
 
     @cached_property

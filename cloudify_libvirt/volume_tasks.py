@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import as_operation
-from cloudify_libvirt.checking import checks
+from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import definition, drift, status, validation
+from cloudify_libvirt.steps import definition, drift, status, validation, volume_update
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import pull as pulling
 from cloudify_libvirt.steps import volume as steps
@@ -34,10 +34,10 @@ def stop(request: Request) -> None:
     """Do nothing: a stopped volume keeps its content."""
 
 
-@as_operation("volume")
+@changes("volume")
 def update(request: Request) -> None:
-    """Grow the volume to the size of today's params, offline or under the guest that runs with it."""
-    steps.resize(request)
+    """Grow the volume to the size of today, offline or under its guest; another content only on wish."""
+    volume_update.update(request)
 
 
 @as_operation("volume")

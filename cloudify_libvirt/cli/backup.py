@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from cloudify_libvirt.cli.options import confirm, json_option, print_json, yes_option
 from cloudify_libvirt.core.backup import keeping
 from cloudify_libvirt.core.backup.chain import Keep
 from cloudify_libvirt.core.backup.create import Hooks
@@ -56,6 +57,12 @@ class Where:
         mark = document(found.xml()).find(_OWNER) if found else None
         return _ALONE if mark is None else str(mark.get("deployment") or _ALONE).replace("/", "@")
 
+    def let_go(self) -> None:
+        """Drop the domain's checkpoints that no point needs any more, if the domain is there."""
+        found = Domain.find(connect(self.uri), self.domain)
+        for left in keeping.let_go(found, self.store) if found else []:
+            click.echo(f"left for the next run: {left}", err=True)
+
     def found(self) -> Domain:
         """Return the domain itself; raise ``Missing`` when there is none."""
         return Domain.get(connect(self.uri), self.domain, "See: virsh list --all")
@@ -68,7 +75,7 @@ _OPTIONS = (
     click.option("--pool-uri", default="", help="Host of that pool; the guest's when absent."),
     click.option("--deployment", default="", help="Whose backups; that which the domain's mark names when absent."),
     click.option("--uri", default="qemu:///system", show_default=True, help="Host of the guest."),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    json_option,
 )
 
 
@@ -105,10 +112,6 @@ def _shown_progress() -> Iterator[Progress]:
         yield show
 
 
-def _print(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
-
-
 def _line(one: Manifest) -> str:
     why = f"  ({one.reason})" if one.reason else f"  on {one.parent}"
     return f"{one.point:<24} {one.created}  {one.kind:<11} {human_size(one.size_bytes):>10}{why}"
@@ -138,7 +141,7 @@ def create(where: Where, as_json: bool, timeout: float, **order: Any) -> None:
     with _shown_progress() as show:
         hooks = Hooks(progress=show, note=lambda text: click.echo(text, err=True))
         made = make_point(where.found(), where.store, Order(timeout_s=timeout, **order), hooks)
-    _print(_described(made)) if as_json else click.echo(_line(made))
+    print_json(_described(made)) if as_json else click.echo(_line(made))
 
 
 @_command("list")
@@ -146,7 +149,7 @@ def list_command(where: Where, as_json: bool) -> None:
     """List the points, the oldest first."""
     points, damaged = keeping.listed(where.store)
     if as_json:
-        _print({"points": [_described(one) for one in points], "damaged": damaged})
+        print_json({"points": [_described(one) for one in points], "damaged": damaged})
         return
     for one in points:
         click.echo(_line(one))
@@ -160,7 +163,7 @@ def show(where: Where, as_json: bool, point: str) -> None:
     """Show what one point consists of."""
     found = _described(keeping.show(where.store, point))
     if as_json:
-        _print(found)
+        print_json(found)
         return
     for key, value in found.items():
         for item in value if isinstance(value, list) else [value]:
@@ -175,7 +178,7 @@ def verify(where: Where, as_json: bool, point: str, deep: bool) -> None:
     with _shown_progress() as progress:
         report = look_at(where.store, point, progress, deep=deep)
     if as_json:
-        _print({**asdict(report), "sound": report.sound})
+        print_json({**asdict(report), "sound": report.sound})
     else:
         for finding in report.findings:
             click.echo(f"point '{finding.point}': {finding.reason}")
@@ -189,8 +192,11 @@ def verify(where: Where, as_json: bool, point: str, deep: bool) -> None:
 @click.option("--as", "new_name", default="", help="Make a new domain of this name.")
 @click.option("--to-pool", default="", help="Pool for the disks of a new domain.")
 @click.option("--allow-stop", is_flag=True, help="Stop the guest if it runs.")
-def restore(where: Where, as_json: bool, point: str, new_name: str, to_pool: str, allow_stop: bool) -> None:
+@yes_option
+def restore(where: Where, as_json: bool, point: str, new_name: str, to_pool: str, allow_stop: bool, yes: bool) -> None:
     """Put a guest's disks back, or make a new domain of a point; it is off afterwards."""
+    if not new_name:
+        confirm(f"What domain '{where.domain}' wrote since is lost. Go on?", yes=yes, as_json=as_json)
     with _shown_progress() as progress:
         hooks = Hooks(progress=progress, note=lambda text: click.echo(text, err=True))
         if new_name:
@@ -198,7 +204,7 @@ def restore(where: Where, as_json: bool, point: str, new_name: str, to_pool: str
         else:
             done = restore_disks(where.found(), where.store, point, hooks, allow_stop=allow_stop)
     if as_json:
-        _print(asdict(done))
+        print_json(asdict(done))
         return
     click.echo(f"restored {', '.join(done.disks)} of domain '{done.domain}' ({done.uuid}) from '{done.point}'")
     for lacking in done.lacking:
@@ -207,10 +213,13 @@ def restore(where: Where, as_json: bool, point: str, new_name: str, to_pool: str
 
 @_command("delete")
 @click.option("--point", required=True, help="Name of the point.")
-def delete(where: Where, as_json: bool, point: str) -> None:
+@yes_option
+def delete(where: Where, as_json: bool, point: str, yes: bool) -> None:
     """Delete one point that no other stands on."""
+    confirm(f"Nothing can be restored from point '{point}' then. Go on?", yes=yes, as_json=as_json)
     keeping.delete(where.store, point)
-    _print({"deleted": [point]}) if as_json else click.echo(f"deleted {point}")
+    where.let_go()
+    print_json({"deleted": [point]}) if as_json else click.echo(f"deleted {point}")
 
 
 @_command("prune")
@@ -218,15 +227,22 @@ def delete(where: Where, as_json: bool, point: str) -> None:
 @click.option("--keep-daily", type=click.IntRange(0), default=0, help="The newest of each of that many days.")
 @click.option("--keep-weekly", type=click.IntRange(0), default=0, help="The newest of each of that many weeks.")
 @click.option("--keep-monthly", type=click.IntRange(0), default=0, help="The newest of each of that many months.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing; print what would go.")
+@yes_option
 def prune(
-    where: Where, as_json: bool, keep_last: int, keep_daily: int, keep_weekly: int, keep_monthly: int, dry_run: bool
-) -> None:
+    where: Where, as_json: bool, keep_last: int, keep_daily: int, keep_weekly: int, keep_monthly: int, dry_run: bool,
+    yes: bool,
+) -> None:  # fmt: skip
     """Delete what a rotation lets go, never what a kept point stands on."""
     keep = Keep(keep_last, keep_daily, keep_weekly, keep_monthly)
+    going = [] if dry_run else keeping.prune(where.store, keep, dry_run=True)
+    if going:
+        confirm(f"Nothing can be restored from {', '.join(going)} then. Go on?", yes=yes, as_json=as_json)
     gone = keeping.prune(where.store, keep, dry_run=dry_run)
+    if not dry_run:
+        where.let_go()
     if as_json:
-        _print({"deleted": gone, "dry_run": dry_run})
+        print_json({"deleted": gone, "dry_run": dry_run})
         return
     for point in gone:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {point}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import time
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
+from cloudify_libvirt.cli.options import json_option, print_json
 from cloudify_libvirt.core import units
 from cloudify_libvirt.core.errors import InvalidSpec
 from cloudify_libvirt.core.image import bases as image_bases
@@ -27,7 +27,6 @@ from cloudify_libvirt.core.image.urls import public_url
 from cloudify_libvirt.core.session import connect
 
 _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _age(value: str) -> float:
@@ -42,10 +41,6 @@ def _size(value: str) -> int:
         return int(value) if value.isdigit() else units.read_size(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}") from error
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
 
 
 def _described(item: Item) -> dict[str, Any]:
@@ -66,7 +61,7 @@ def cache() -> None:
 
 @cache.command("list")
 @click.option("--uri", help="Also list the base images in the pools of this hypervisor.")
-@_as_json
+@json_option
 def list_command(uri: str | None, as_json: bool) -> None:
     """List the images, the longest unused first."""
     images = ImageCache()
@@ -74,7 +69,7 @@ def list_command(uri: str | None, as_json: bool) -> None:
     bases = image_bases.bases(connect(uri)) if uri else []
     if as_json:
         shown = {"directory": str(images.directory), "images": [_described(item) for item in items]}
-        _print_json({**shown, "bases": [asdict(base) for base in bases]} if uri else shown)
+        print_json({**shown, "bases": [asdict(base) for base in bases]} if uri else shown)
         return
     for item in items:
         click.echo(_line(item))
@@ -90,7 +85,10 @@ def list_command(uri: str | None, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Remove nothing; print what would go.")
 @click.option("--uri", help="With --pools: the hypervisor.")
 @click.option("--pools", is_flag=True, help="Also remove base images in its pools that no disk needs any more.")
-def prune(older_than: float | None, keep_bytes: int | None, dry_run: bool, uri: str | None, pools: bool) -> None:
+@json_option
+def prune(
+    older_than: float | None, keep_bytes: int | None, dry_run: bool, uri: str | None, pools: bool, as_json: bool
+) -> None:
     """Remove images from the cache, but never one that a process may be reading.
 
     Without limits all go; they are downloaded again when they are wanted. Disks do not depend on the cache.
@@ -98,28 +96,43 @@ def prune(older_than: float | None, keep_bytes: int | None, dry_run: bool, uri: 
     if pools != bool(uri):
         raise click.UsageError("--pools and --uri go together")
     gone = Inventory(ImageCache()).prune(older_than_s=older_than, keep_bytes=keep_bytes, dry_run=dry_run)
+    bases = _unneeded(uri, dry_run) if uri else []
+    if as_json:
+        shown = {"removed": [_described(item) for item in gone], "bases": [asdict(base) for base in bases]}
+        print_json({**shown, "dry_run": dry_run})
+        return
     verb = "would remove" if dry_run else "removed"
     for item in gone:
         click.echo(f"{verb} {_line(item)}")
     click.echo(f"{verb} {len(gone)}, {units.human_size(sum(item.disk_bytes for item in gone))}")
-    if uri:
-        session = connect(uri)
-        unused = [base for base in image_bases.bases(session) if not base.users]
-        for base in unused if dry_run else image_bases.prune_bases(session):
-            click.echo(f"{verb} {base.name} from pool {base.pool}")
+    for base in bases:
+        click.echo(f"{verb} {base.name} from pool {base.pool}")
+
+
+def _unneeded(uri: str, dry_run: bool) -> list[image_bases.Base]:
+    """Remove the base images that no disk needs, or only return them."""
+    session = connect(uri)
+    if dry_run:
+        return [base for base in image_bases.bases(session) if not base.users]
+    return image_bases.prune_bases(session)
 
 
 @cache.command()
 @click.option("--remove", is_flag=True, help="Remove the damaged ones; they are downloaded again.")
+@json_option
 @click.pass_context
-def verify(ctx: click.Context, remove: bool) -> None:
+def verify(ctx: click.Context, remove: bool, as_json: bool) -> None:
     """Read all images and compare them with their checksums; the exit code is 1 when one is damaged."""
     inventory = Inventory(ImageCache())
     damaged = inventory.damaged()
-    for item in damaged:
-        done = "" if not remove else ", removed" if inventory.drop(item) else ", in use and not removed"
-        click.echo(f"damaged{done}: {item.name}")
-    click.echo(f"{len(damaged)} damaged")
+    removed = [item.name for item in damaged if remove and inventory.drop(item)]
+    if as_json:
+        print_json({"damaged": [item.name for item in damaged], "removed": removed})
+    else:
+        for item in damaged:
+            done = "" if not remove else ", removed" if item.name in removed else ", in use and not removed"
+            click.echo(f"damaged{done}: {item.name}")
+        click.echo(f"{len(damaged)} damaged")
     if damaged:
         ctx.exit(1)
 
@@ -130,13 +143,13 @@ def image() -> None:
 
 
 @image.command("list")
-@_as_json
+@json_option
 def list_names(as_json: bool) -> None:
     """List the names that a blueprint can use for images."""
     names = Catalogue()
     rows = {name: names.final(name) for name in sorted(names.entries)}
     if as_json:
-        _print_json({name: {**entry.model_dump(), "origin": names.origin(name)} for name, entry in rows.items()})
+        print_json({name: {**entry.model_dump(), "origin": names.origin(name)} for name, entry in rows.items()})
         return
     for name, entry in rows.items():
         same_as = names.entries[name].same_as
@@ -149,7 +162,7 @@ def list_names(as_json: bool) -> None:
 @click.option("--arch", default=platform.machine, help="Architecture. Default: this machine's.")
 def show(name: str, arch: str) -> None:
     """Show what a name stands for."""
-    _print_json(asdict(Catalogue().resolve(name, arch)))
+    print_json(asdict(Catalogue().resolve(name, arch)))
 
 
 @image.command()

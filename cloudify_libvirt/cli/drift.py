@@ -43,7 +43,8 @@ def drift(deployment: str, as_json: bool) -> None:
 def _print(found: list[dict[str, Any]]) -> None:
     for one in found:
         declared, there = ("nothing" if one[key] is None else one[key] for key in ("declared", "found"))
-        click.echo(f"{one['instance']}: {one['object']}: {one['field']}: {declared} -> {there} ({one['where']})")
+        waits = f"; pending: {one['pending']}" if one.get("pending") else ""
+        click.echo(f"{one['instance']}: {one['object']}: {one['field']}: {declared} -> {there} ({one['where']}){waits}")
     if not found:
         click.echo("no drift")
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cloudify_libvirt import __version__
-from cloudify_libvirt.cli import backup, cache, doctor, drift, local_setup, orphans, snapshot, volume
+from cloudify_libvirt.cli import backup, cache, doctor, drift, local_setup, orphans, plan, snapshot, volume
 from cloudify_libvirt.core.errors import CoreError
 
 
@@ -59,3 +59,4 @@ main.add_command(orphans.orphans)
 main.add_command(snapshot.snapshot)
 main.add_command(volume.volume)
 main.add_command(drift.drift)
+main.add_command(plan.plan)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 
 from cloudify_libvirt import deployments
+from cloudify_libvirt.cli.options import confirm, json_option, print_json, yes_option
 from cloudify_libvirt.core.errors import AccessDenied, CoreError
 from cloudify_libvirt.core.ownership import ledger
 from cloudify_libvirt.core.ownership.ledger import Entry
@@ -39,10 +39,10 @@ def lives(entry: Entry) -> bool | None:
 @click.command()
 @click.option("--uri", "uris", multiple=True, help="Hypervisor to look at; repeatable. Default: all that were used.")
 @click.option("--remove", is_flag=True, help="Remove what is listed.")
-@click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
+@yes_option
 @click.option("--running", is_flag=True, help="End and remove running guests, too.")
 @click.option("--force", is_flag=True, help="Remove also what may be of another orchestrator, or cannot be told.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_option
 def orphans(uris: tuple[str, ...], remove: bool, yes: bool, running: bool, force: bool, as_json: bool) -> None:
     """List what this orchestrator made and no deployment has any more; exit code 0: nothing, 2: something is left.
 
@@ -53,15 +53,16 @@ def orphans(uris: tuple[str, ...], remove: bool, yes: bool, running: bool, force
     code, found = look_at(uris)
     listed = [orphan for _look, each in found for orphan in each]
     if as_json and not remove:
-        click.echo(json.dumps([row for orphan in listed for row in rows(orphan)], indent=1))
+        print_json([row for orphan in listed for row in rows(orphan)])
     elif not as_json:
         show(listed)
     if remove and listed:
-        _confirm(listed, yes)
+        count = sum(len(orphan.items) for orphan in listed)
+        confirm(f"Remove these {count}? What they hold is lost", yes=yes, as_json=as_json)
         left = _removed(found, running=running, force=force)
         code = max(code, FOUND if left and code != FAILED else code)
         if as_json:
-            click.echo(json.dumps({"removed": [row for o in listed for row in rows(o)], "left": left}, indent=1))
+            print_json({"removed": [row for o in listed for row in rows(o)], "left": left})
         else:
             click.echo("".join(f"stays: {line}\n" for line in left) or "removed\n", nl=False)
         sys.exit(code)
@@ -111,12 +112,6 @@ def show(listed: list[Orphan]) -> None:
         click.echo(f"  {'' if orphan.certain else 'UNKNOWN: '}{orphan.why}")
         for item in orphan.items:
             click.echo(f"  {item.kind:<8} {item.name}{' (running)' if item.running else ''}")
-
-
-def _confirm(listed: list[Orphan], yes: bool) -> None:
-    count = sum(len(orphan.items) for orphan in listed)
-    if not yes:
-        click.confirm(f"Remove these {count}? What they hold is lost", abort=True)
 
 
 def _removed(found: list[tuple[Look, list[Orphan]]], *, running: bool, force: bool) -> list[str]:

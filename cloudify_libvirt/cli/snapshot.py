@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 
 import click
 
+from cloudify_libvirt.cli.options import confirm, json_option, print_json, yes_option
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.snapshot import snapshots as core
@@ -40,27 +40,32 @@ def _domain(uri: str, name: str) -> Domain:
 @click.option("--quiesce/--no-quiesce", default=None, help="Freeze file systems through the guest agent.")
 @click.option("--exclude", multiple=True, metavar="TARGET", help="Leave out a disk, as in vdb.")
 @click.option("--description", default="")
+@json_option
 def create_command(
     domain: str, name: str, uri: str, kind: str, memory: bool | None, quiesce: bool | None,
-    exclude: tuple[str, ...], description: str,
+    exclude: tuple[str, ...], description: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a snapshot of DOMAIN called NAME."""
     found = _domain(uri, domain)
     wish = Wish(check_name(name, "the snapshot's name"), description, kind, memory, quiesce, exclude)
-    click.echo(f"made {core.label(found, name)}: {core.create(found, wish)}")
+    made = core.create(found, wish)
+    if as_json:
+        print_json(_row(found, core.get(found, name), True))
+        return
+    click.echo(f"made {core.label(found, name)}: {made}")
 
 
 @snapshot.command("list")
 @domain_argument
 @uri_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_option
 def list_command(domain: str, uri: str, as_json: bool) -> None:
     """List the snapshots of DOMAIN as a tree; * is the one that the present state comes from."""
     found = _domain(uri, domain)
     current = core.current(found)
     rows = [_row(found, one, one.name == current) for one in core.listed(found)]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     depth: dict[str, int] = {}
     for row in rows:
@@ -94,12 +99,19 @@ def _in_tree_order(rows: list[dict[str, object]], parent: str) -> list[dict[str,
 @domain_argument
 @name_argument
 @uri_option
-@click.confirmation_option("--yes", "-y", prompt="What was written since is lost. Go on?")
-def revert_command(domain: str, name: str, uri: str) -> None:
+@yes_option
+@json_option
+def revert_command(domain: str, name: str, uri: str, yes: bool, as_json: bool) -> None:
     """Bring DOMAIN back to the snapshot NAME; what was written since is lost."""
     found = _domain(uri, domain)
-    revert(found, name)
+    confirm(f"What domain '{domain}' wrote since is lost. Go on?", yes=yes, as_json=as_json)
+    dropped = revert(found, name)
+    if as_json:
+        print_json({"reverted": name, "state": found.state.name.lower(), "checkpoints_dropped": dropped})
+        return
     click.echo(f"{found.target} is back at snapshot '{name}', and is {found.state.name.lower()}")
+    if dropped:
+        click.echo("its next backup is a full one: the checkpoints of earlier ones went")
 
 
 @snapshot.command("delete")
@@ -107,8 +119,13 @@ def revert_command(domain: str, name: str, uri: str) -> None:
 @name_argument
 @uri_option
 @click.option("--children", is_flag=True, help="Delete all below it, too.")
-def delete_command(domain: str, name: str, uri: str, children: bool) -> None:
+@yes_option
+@json_option
+def delete_command(domain: str, name: str, uri: str, children: bool, yes: bool, as_json: bool) -> None:
     """Delete the snapshot NAME of DOMAIN; the present state stays."""
     found = _domain(uri, domain)
+    core.get(found, name, "delete")
+    below = " and all below it" if children else ""
+    confirm(f"Nobody can go back to snapshot '{name}'{below} then. Go on?", yes=yes, as_json=as_json)
     delete(found, name, children=children)
-    click.echo(f"deleted {core.label(found, name)}")
+    print_json({"deleted": name}) if as_json else click.echo(f"deleted {core.label(found, name)}")

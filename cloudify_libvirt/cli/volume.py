@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cloudify_libvirt.cli.options import json_option, print_json
 from cloudify_libvirt.core.image.cache import ImageCache
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.storage import bases as storage
@@ -27,14 +28,17 @@ def volume() -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @_uri
-def download_command(pool: str, name: str, file: Path, uri: str) -> None:
+@json_option
+def download_command(pool: str, name: str, file: Path, uri: str, as_json: bool) -> None:
     """Write a volume's content to FILE, which must not exist.
 
     Holes are kept. What a running machine writes to is refused. Of an overlay, only what differs
     from its base is written.
     """
     found = Volume.get(storage.active_pool(connect(uri), pool), name)
-    click.echo(f"{human_size(found.download(file.absolute()))} written to {file}")
+    size = found.download(file.absolute())
+    shown = {"file": str(file.absolute()), "bytes": size}
+    print_json(shown) if as_json else click.echo(f"{human_size(size)} written to {file}")
 
 
 @volume.command("upload")
@@ -42,7 +46,8 @@ def download_command(pool: str, name: str, file: Path, uri: str) -> None:
 @click.argument("pool")
 @click.argument("name")
 @_uri
-def upload_command(file: Path, pool: str, name: str, uri: str) -> None:
+@json_option
+def upload_command(file: Path, pool: str, name: str, uri: str, as_json: bool) -> None:
     """Make a volume with the content of FILE; there must be none of that name.
 
     What an upload left that was cut off is made anew. The format (qcow2 or raw) is found by looking
@@ -52,4 +57,7 @@ def upload_command(file: Path, pool: str, name: str, uri: str) -> None:
     target = storage.active_pool(connect(uri), pool)
     with uploads.begun(target, name) as claim:
         made = storage.clone(target, Wish(name, format=image.format), image, claim)
+    if as_json:
+        print_json({"path": made.path, "format": image.format, "bytes": image.size_bytes})
+        return
     click.echo(f"{made.path} ({image.format}, {human_size(image.size_bytes)})")

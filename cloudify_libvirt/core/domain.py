@@ -47,6 +47,23 @@ class Domain(Resource):
         return states.reason_text(*states.state_of(self.handle))
 
     @property
+    def stalled_disks(self) -> list[str]:
+        """Say which disks could not be written or read, where the hypervisor paused the guest for that.
+
+        Source: virDomainPausedReason, virDomainDiskErrorCode
+        """
+        if states.state_of(self.handle) != (State.PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR):
+            return []
+        with libvirt_call("read the disks' errors of", self.target):
+            errors = self.handle.diskErrors(0)
+        paths = {disk.target: disk.path for disk in self.facts().disks}
+        words = {libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE: "there is no space left for"}
+        return [
+            f"{words.get(code, 'reading or writing failed of')} disk {target} ({paths.get(target) or 'no file'})"
+            for target, code in sorted(errors.items())
+        ]
+
+    @property
     def gone(self) -> bool:
         """Tell whether the domain is no more, as a transient one after its end."""
         return states.state_of(self.handle)[1] == states.GONE
@@ -61,12 +78,21 @@ class Domain(Resource):
         """Read the definition: of the running guest when it runs, else the stored one."""
         return parse.domain(self.xml())
 
+    def secret_xml(self, *, stored: bool) -> str:
+        """Return the stored definition, or that of the running domain, with its passwords: never to be shown.
+
+        Written back without them, it would lose them.
+        """
+        kind = libvirt.VIR_DOMAIN_XML_INACTIVE if stored else 0
+        return self.xml(kind | libvirt.VIR_DOMAIN_XML_SECURE)
+
     def change(self, transition: Transition, timeout_s: float) -> bool:
-        """Ask for a transition and wait for its end; False when the deadline passed first."""
+        """Ask for a transition and wait for its end; False when the deadline passed, or the guest ended, first."""
         with libvirt_call(transition.name, self.target):
             transition.ask(self.handle)
-        reached = wait_until(lambda: self.state in transition.ends, timeout_s=timeout_s, signal=self.session.changed)
-        return reached is not None
+        ends = transition.ends | OFF
+        wait_until(lambda: self.state in ends, timeout_s=timeout_s, signal=self.session.changed)
+        return self.state in transition.ends
 
     def start(self) -> None:
         """Start the domain unless it runs; a paused one goes on.
@@ -141,6 +167,21 @@ class Domain(Resource):
                 f"it still runs after {DESTROY_TIMEOUT_S:g} s",
                 "Its process may hang on storage; look for it on the host.",
             )
+
+    def rename(self, name: str) -> bool:
+        """Give the domain, which is off, another name; False when it has it.
+
+        Raises:
+            Conflict: another domain has it.
+        """
+        if name == self.name:
+            return False
+        self.check_free(self.session, name, self.uuid)
+        with libvirt_call(f"rename to '{name}'", self.target):
+            self.handle.rename(name, 0)
+        found = type(self).find_by_uuid(self.session, self.uuid)
+        self.handle = found.handle if found else self.handle
+        return True
 
     def undefine(self) -> None:
         """Remove the definition with all that would hold it: managed save, snapshots, checkpoints, NVRAM."""

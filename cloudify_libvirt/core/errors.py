@@ -160,6 +160,7 @@ _BY_CODE: dict[str, type[CoreError]] = {
 _REMEDIES: dict[type[CoreError], str] = {
     AccessDenied: "Run as a member of the group 'libvirt', or give a URI with credentials that may manage this host.",
     ConnectionLost: "Try again when the host can be reached.",
+    GuestFailed: "Its process ended meanwhile; on its host, see /var/log/libvirt/qemu/.",
     ConnectFailed: "Check the URI (property libvirt_auth) and that libvirtd answers: virsh -c URI version.",
 }
 
@@ -173,7 +174,7 @@ _BUSY_WORDS = (
     # qemu-img's clock is too coarse for its measurement of the key's derivation, now and then.
     "Unable to get accurate CPU usage",
 )
-# A broken connection comes as a system or internal error, codes that say nothing of it.
+# A broken connection comes as a system or internal error, codes that say nothing of it; so does QEMU's to its monitor.
 _LOST_WORDS = (
     "Cannot recv data",
     "Cannot write data",
@@ -183,6 +184,13 @@ _LOST_WORDS = (
     "connection was closed",
     "Broken pipe",
 )
+# The guest's process ended while it was asked.
+_DIED_WORDS = (
+    "End of file from qemu monitor",
+    "End of file from agent socket",
+    "Unable to read from monitor",
+    "Unable to write to monitor",
+)
 _DENIED_WORDS = ("Permission denied", "authentication unavailable", "authentication failed")
 
 
@@ -190,7 +198,9 @@ def _class_of(error: Any) -> type[CoreError]:
     message = error.get_error_message() or str(error)
     if any(words in message for words in _BUSY_WORDS):
         return Busy
-    if any(words in message for words in _LOST_WORDS):
+    if any(words in message for words in _DIED_WORDS):
+        return GuestFailed
+    if any(words in message for words in _LOST_WORDS) and "monitor" not in message:
         return ConnectionLost
     if any(words in message for words in _DENIED_WORDS):
         return AccessDenied

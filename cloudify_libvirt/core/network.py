@@ -11,9 +11,10 @@ from lxml import etree
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, Missing, libvirt_call, quiet, unless_gone
-from cloudify_libvirt.core.host import hostnet
+from cloudify_libvirt.core.host import hostnet, networks
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.update.network_entries import ADD, DELETE, MODIFY, Entry
 
 Subnet = hostnet.Subnet
 
@@ -22,6 +23,8 @@ AUTO_RANGE = ipaddress.IPv4Network("10.64.0.0/12")
 # Local addresses: 0xfd, 40 bits of one's own choice, 16 bits of subnet. Source: https://www.rfc-editor.org/rfc/rfc4193
 _ULA_FIRST_BYTE, _ULA_CHOICES = 0xFD << 120, 2**40
 _MOST_TRIES = 100
+
+_COMMANDS = {ADD: "ADD_LAST", DELETE: "DELETE", MODIFY: "MODIFY"}
 
 _START_REMEDY = "Is its bridge or subnet used by something else on the host?"
 # libvirt has one code for all of these; the words are those of its helpers: tc, firewalld.
@@ -43,7 +46,9 @@ class Network(Resource):
 
     @classmethod
     def _define(cls, session: Session, xml: str) -> Any:
-        return session.connection.networkDefineXML(xml)
+        handle = session.connection.networkDefineXML(xml)
+        networks.forget(session, str(handle.UUIDString()))
+        return handle
 
     def facts(self) -> parse.NetworkFacts:
         """Read the definition: the running one when it runs."""
@@ -158,6 +163,13 @@ class Network(Resource):
             if entry.mac == mac:
                 self._update(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, entry.mac, entry.ip, entry.name)
 
+    def change(self, entry: Entry) -> None:
+        """Change one entry of the lists of the active network; the definition stays."""
+        command = getattr(libvirt, f"VIR_NETWORK_UPDATE_COMMAND_{_COMMANDS[entry.command]}")
+        section = getattr(libvirt, f"VIR_NETWORK_SECTION_{entry.section}")
+        with libvirt_call(f"{entry.command} {entry.xml} of", self.target):
+            self.handle.update(command, section, entry.place, entry.xml, libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE)
+
     def _update(self, command: int, mac: str, ip: str, name: str) -> None:
         element = etree.Element("host", {"mac": mac, "ip": ip})
         if name:
@@ -173,12 +185,9 @@ class Network(Resource):
 
 def others(session: Session, uuid: str) -> Iterator[tuple[str, parse.NetworkFacts]]:
     """Yield name and facts of every network of the host but the one with that UUID."""
-    with libvirt_call("list the networks of", f"hypervisor {session.uri}"):
-        networks = session.connection.listAllNetworks(0)
-    for handle in networks:
-        xml = unless_gone(handle.XMLDesc, "read", f"network '{handle.name()}'", "")
-        if xml and handle.UUIDString() != uuid:
-            yield handle.name(), parse.network(xml)
+    for other, named in networks.of_host(session).items():
+        if other != uuid:
+            yield named
 
 
 def taken_bridges(session: Session, uuid: str) -> dict[str, str]:
@@ -211,12 +220,17 @@ def check_bridge(session: Session, uuid: str, bridge: str, label: str) -> None:
         )
 
 
-def check_subnets(session: Session, uuid: str, wanted: Iterable[Subnet], label: str) -> None:
-    """Raise ``Conflict`` when a wanted subnet overlaps with one that the host or a network has."""
-    taken = taken_subnets(session, uuid)
-    for subnet in wanted:
+def check_subnets(session: Session, uuid: str, wanted: Iterable[Subnet], label: str, own: str = "") -> None:
+    """Raise ``Conflict`` when a wanted subnet overlaps with one that the host or a network has.
+
+    ``own`` names a bridge whose subnets do not count.
+    """
+    looked_for = list(wanted)
+    taken = taken_subnets(session, uuid) if looked_for else []
+    for subnet in looked_for:
         for other, user in taken:
-            if subnet.version == other.version and subnet.overlaps(other):
+            counts = not (own and user.endswith(f" {own}"))
+            if counts and subnet.version == other.version and subnet.overlaps(other):
                 raise Conflict(
                     "define",
                     label,
@@ -227,8 +241,9 @@ def check_subnets(session: Session, uuid: str, wanted: Iterable[Subnet], label: 
 
 def check_routes(session: Session, uuid: str, wanted: Iterable[Subnet], label: str) -> None:
     """Raise ``Conflict`` when somebody else leads to a wanted destination; larger and smaller ones may stand."""
-    taken = dict(reversed(taken_subnets(session, uuid)))
-    for destination in wanted:
+    looked_for = list(wanted)
+    taken = dict(reversed(taken_subnets(session, uuid))) if looked_for else {}
+    for destination in looked_for:
         if destination in taken:
             remedy = "Remove it from params.routes, or remove the other one."
             raise Conflict("define", label, f"a route to {destination} is there: {taken[destination]}", remedy)

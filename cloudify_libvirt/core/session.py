@@ -16,6 +16,7 @@ from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import (
     AccessDenied,
     ConnectFailed,
+    ConnectionLost,
     CoreError,
     LibraryMissing,
     Missing,
@@ -41,6 +42,7 @@ class Session:
     def __init__(self, uri: str, connection: Any) -> None:
         """Take over an open connection."""
         self.uri = shown(uri)
+        self.opened = uri
         self.connection = connection
         self._watch = events.subscribe(connection)
         self.changed = self._watch.signal
@@ -156,7 +158,13 @@ _sessions: dict[tuple[int, str], Session] = {}
 
 
 def connect(uri: str) -> Session:
-    """Return the live session for ``uri``; raise ``ConnectFailed`` or ``AccessDenied`` with what to do."""
+    """Return the live session for ``uri``, a new one where the last has died.
+
+    Raises:
+        ConnectFailed: there is no such host, or it does not answer; with what to do.
+        AccessDenied: it does not let us in.
+        ConnectionLost: it answered earlier, and does not now.
+    """
     check_uri(uri)
     key = (os.getpid(), uri)
     with _lock:
@@ -165,8 +173,35 @@ def connect(uri: str) -> Session:
     with opening:
         session = _sessions.get(key)
         if session is None or not session.alive:
-            session = _sessions[key] = _open(uri)
+            session = _sessions[key] = _open(uri) if session is None else _open_again(uri)
         return session
+
+
+def give_up(uri: str) -> None:
+    """Forget a session that has died: who asks next is told that the host does not answer, not that it is lost."""
+    _sessions.pop((os.getpid(), uri), None)
+
+
+# What ssh and the resolver say of the way to a host, which no retry changes.
+_WAY_REMEDIES = {
+    "Name or service not known": (
+        "This machine knows no address of that host: correct the name in libvirt_auth, or the host's entry in DNS or "
+        "/etc/hosts."
+    ),
+    "Permission denied (": (
+        "Put the public key of the user that runs cfy into ~/.ssh/authorized_keys of the host's user, or name another "
+        "user in libvirt_auth (qemu+ssh://user@host/system)."
+    ),
+}
+
+
+def _open_again(uri: str) -> Session:
+    try:
+        return _open(uri)
+    except CoreError as fault:
+        if not fault.retryable:
+            raise
+        raise ConnectionLost("connect again to", fault.target, fault.reason, fault.remedy) from fault
 
 
 def _open(uri: str) -> Session:
@@ -197,6 +232,9 @@ def _open_failure(fault: CoreError, error: Any) -> CoreError:
         return fault
     if any(words in fault.reason for words in HOST_KEY_REFUSED):
         return ConnectFailed("connect to", target, fault.reason, KNOWN_HOSTS_REMEDY)
+    for words, remedy in _WAY_REMEDIES.items():
+        if words in fault.reason:
+            return ConnectFailed("connect to", target, fault.reason, remedy)
     code = error.get_error_code()
     unknown = (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
     # The test driver's host file is part of its URI.

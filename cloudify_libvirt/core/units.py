@@ -147,6 +147,11 @@ def human_size(size_bytes: int) -> str:
     return f"{float(size):.1f}".removesuffix(".0") + f" {unit}"
 
 
+def whole_kib(size_bytes: int) -> int:
+    """Return the size rounded up to KiB: qcow2 has whole sectors, and libvirt tells qemu-img a size in KiB."""
+    return -(-size_bytes // KIB) * KIB
+
+
 def check_growth(action: str, target: str, now_bytes: int, wanted_bytes: int, whose: str = "its") -> None:
     """Raise ``Conflict`` when the wanted size would cut something off a disk or image."""
     if wanted_bytes < now_bytes:

@@ -6,20 +6,23 @@ from typing import Any
 
 from cloudify_libvirt.core.backup import keeping
 from cloudify_libvirt.core.backup.chain import Keep
-from cloudify_libvirt.core.backup.create import Hooks
+from cloudify_libvirt.core.backup.create import Hooks, clean_up
 from cloudify_libvirt.core.backup.create import create as make_point
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.manifest import Manifest
 from cloudify_libvirt.core.backup.plan import Order
+from cloudify_libvirt.core.backup.restore import Restored, restore_as
 from cloudify_libvirt.core.backup.restore import restore as restore_disks
-from cloudify_libvirt.core.backup.restore import restore_as
 from cloudify_libvirt.core.backup.store import Store
 from cloudify_libvirt.core.backup.verify import verify as look_at
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import BackupBroken
+from cloudify_libvirt.core.errors import BackupBroken, CoreError, quiet
 from cloudify_libvirt.core.spec.backup import BackupSpec, parse_backup
+from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps.domain import SHUTDOWN_TIMEOUT_S
+from cloudify_libvirt.steps.repeated import by_cut_off_run
 
 _STAGED = "staged"
 
@@ -66,7 +69,7 @@ def create(domain: Domain, request: Request) -> dict[str, Any]:
         asked.point, asked.kind, asked.quiesce, float(asked.timeout_s), asked.staging_pool, max(1, asked.full_every),
         asked.exclude, asked.content,
     )  # fmt: skip
-    manifest = make_point(domain, store, order, _hooks(request))
+    manifest = _made_already(domain, store, asked, request) or make_point(domain, store, order, _hooks(request))
     _released(request)
     shown = _shown(manifest)
     request.record.put(last_backup=shown)
@@ -74,21 +77,38 @@ def create(domain: Domain, request: Request) -> dict[str, Any]:
     size = human_size(manifest.size_bytes)
     request.record.note(f"{manifest.kind} backup '{manifest.point}' of {domain.target}: {size}{why}")
     if asked.rotates:
-        _prune(store, asked, request)
+        _prune(domain, store, asked, request)
     return shown
 
 
-def _prune(store: Store, asked: BackupSpec, request: Request) -> list[str]:
+def _made_already(domain: Domain, store: Store, asked: BackupSpec, request: Request) -> Manifest | None:
+    """Return the point of that name when a run made it that was killed and is run again."""
+    found = store.manifests()[0].get(asked.point) if asked.point else None
+    if found is None or found.uuid != domain.uuid or not by_cut_off_run(request, found.created):
+        return None
+    with keeping.held(domain, store):
+        clean_up(domain, store, _hooks(request))
+    request.record.note(f"{store.of(found.point)} was made by the run that was cut off")
+    return found
+
+
+def _prune(domain: Domain, store: Store, asked: BackupSpec, request: Request) -> list[str]:
     gone = keeping.prune(store, Keep(asked.keep_last, asked.keep_daily, asked.keep_weekly, asked.keep_monthly))
     if gone:
         request.record.note(f"deleted the points {', '.join(gone)} of {store.label}")
+        _let_go(domain, store, request)
     return gone
+
+
+def _let_go(domain: Domain, store: Store, request: Request) -> None:
+    for left in keeping.let_go(domain, store):
+        request.record.note(f"left for the next run: {left}")
 
 
 def prune(domain: Domain, request: Request) -> list[str]:
     """Let old points go; return their names."""
     asked = _asked(request)
-    return _prune(_store(domain, request, asked), asked, request)
+    return _prune(domain, _store(domain, request, asked), asked, request)
 
 
 def listed(domain: Domain, request: Request) -> list[dict[str, Any]]:
@@ -111,21 +131,40 @@ def verify(domain: Domain, request: Request) -> dict[str, Any]:
 def restore(domain: Domain, request: Request) -> dict[str, Any]:
     """Put the disks back to a point, and let a guest that was stopped for it run again; or make a new domain."""
     asked = _asked(request)
-    store, hooks = _store(domain, request, asked), _hooks(request)
+    store = _store(domain, request, asked)
     if asked.new_name:
         done = restore_as(request.session, store, asked.point, asked.new_name, Hooks(note=request.record.note))
     else:
-        done = restore_disks(domain, store, asked.point, hooks, allow_stop=asked.allow_stop)
-        _released(request)
-        if done.was_running:
-            domain.start()
+        done = _restored(domain, store, asked, request)
     for lacking in done.lacking:
         request.record.warn(f"restored {done.domain} from '{done.point}' without {lacking}")
     request.record.note(f"restored {', '.join(done.disks)} of domain '{done.domain}' from '{done.point}'")
     return {"point": done.point, "domain": done.domain, "uuid": done.uuid, "disks": list(done.disks)}
 
 
+def _restored(domain: Domain, store: Store, asked: BackupSpec, request: Request) -> Restored:
+    """Restore in place; that the guest ran is written down before, as a killed run may have stopped it."""
+    timeout_s = float(request.params.get("shutdown_timeout_s", SHUTDOWN_TIMEOUT_S))
+    if domain.state not in OFF:
+        request.record.put(restore_stopped=True)
+    try:
+        done = restore_disks(
+            domain, store, asked.point, _hooks(request), allow_stop=asked.allow_stop, stop_timeout_s=timeout_s
+        )
+    except CoreError:
+        if quiet(lambda: domain.state not in OFF, False):
+            request.record.put(restore_stopped=False)
+        raise
+    _released(request)
+    if request.record.get("restore_stopped"):
+        domain.start()
+        request.record.put(restore_stopped=False)
+    return done
+
+
 def delete(domain: Domain, request: Request) -> None:
     """Delete one point that no other stands on."""
     asked = _asked(request)
-    keeping.delete(_store(domain, request, asked), asked.point)
+    store = _store(domain, request, asked)
+    keeping.delete(store, asked.point)
+    _let_go(domain, store, request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.drift.compare import Subject
+from cloudify_libvirt.core.drift.compare import LIVE, Difference, Subject
 from cloudify_libvirt.core.drift.rules import key, local
 from cloudify_libvirt.core.spec.variables import Backing, NetworkFacts, PoolFacts, VolumeFacts
 from cloudify_libvirt.core.volume import Volume
@@ -26,7 +26,7 @@ def keep_template(request: Request) -> None:
 def of_today(request: Request) -> Request:
     """Return the request as if the operation that rendered the document ran now, writing nothing."""
     kept = request.record.get("rendered_by") or {}
-    return Request(request.ctx, request.kind, {**kept, **request.inputs}, records=False)
+    return type(request)(request.ctx, request.kind, {**kept, **request.inputs}, records=False)
 
 
 def domain(request: Request) -> tuple[machine.Plan, str]:
@@ -57,12 +57,17 @@ def volume(request: Request, there: Volume, capacity_bytes: int | None) -> str:
     """Return the volume's definition; size and format that nobody declared are those that it has."""
     found, spec = there.facts(), request.spec
     known = found.format if found.format in ("qcow2", "raw", "dir") else "raw"
-    # Only what an overlay stands on is declared; which file that is, its content says.
-    below = Backing(found.backing, "qcow2") if spec.is_overlay and found.backing else None
+    # Only that an overlay stands on something is declared; what that is, its content says.
+    below = Backing(found.backing, _format_below(there)) if spec.is_overlay and found.backing else None
     facts = VolumeFacts(
         capacity_bytes or found.capacity_bytes, 0, spec.format or known, below, str(request.record.get("secret") or "")
     )
     return request.render("volume.xml.j2", "storagevol", facts)
+
+
+def _format_below(there: Volume) -> str:
+    element = parse.document(there.xml()).find("backingStore/format")
+    return "raw" if element is None else str(element.get("type"))
 
 
 def subject(request: Request, label: str, plan: machine.Plan, xml: str) -> Subject:
@@ -82,6 +87,19 @@ def subject(request: Request, label: str, plan: machine.Plan, xml: str) -> Subje
     files = frozenset(request.record.get("snapshot_files") or ())
     instead = {disk.path: files for disk in parse.domain(xml).disks if disk.path and files}
     return Subject("domain", label, names, instead, frozenset(request.record.get("attached") or ()))
+
+
+def implied(spec: Any, found: Difference) -> bool:
+    """Tell whether a difference is no more than follows from what is declared.
+
+    A maximum that nobody declared may be larger; and a running machine has the slots that it started with.
+    """
+    if found.field == "controller":
+        return found.where == LIVE and "pcie-root-port" in str(found.declared)
+    given = {"max_vcpu": spec.max_vcpu, "max_memory": spec.max_memory or spec.memory_maxsize}
+    if found.field not in given or given[found.field]:
+        return False
+    return str(found.found).isdecimal() and int(found.found) >= int(found.declared)
 
 
 def _path(element: Any) -> str:

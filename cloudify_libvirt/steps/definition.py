@@ -27,7 +27,7 @@ def create(request: Request, noun: Noun | None) -> None:
     wanted = asked(request)
     text = _definition(request, noun)
     if wanted.incremental:
-        filebackup.keep_definition(request, full_name(request, wanted.name), text)
+        filebackup.keep_definition(request, wanted, text)
     else:
         filebackup.write_definition(request, wanted, text)
     note_series(request, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from cloudify_libvirt.binding import claim, find_external
@@ -12,6 +13,7 @@ from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, TimedOut
 from cloudify_libvirt.core.host import preflight, readiness
 from cloudify_libvirt.core.host.console import remove_logs
+from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.parse import DomainFacts
 from cloudify_libvirt.core.spec.hardware_variables import serial_logs
@@ -78,9 +80,17 @@ def _undo(request: Request, plan: machine.Plan) -> None:
 
 def _make(request: Request, plan: machine.Plan, xml: str) -> None:
     parts.make(request, plan)
-    domain = Domain.define(request.session, xml, request.name, plan.uuid)
+    domain = _defined(request, plan, xml)
     domain.autostart(request.spec.autostart)
     request.record.note(f"defined {domain.target} ({plan.choice.domain_type}: {plan.choice.why})")
+
+
+def _defined(request: Request, plan: machine.Plan, xml: str) -> Domain:
+    """Define the domain, with MACs that nobody took since they were chosen and nobody takes meanwhile."""
+    macs = [card.mac for card in request.spec.networks if card.mac]
+    with host_lock(request.uri, "macs") if macs else nullcontext():
+        preflight.check_macs(request.session, plan.uuid, macs, Domain.label(request.name, request.session))
+        return Domain.define(request.session, xml, request.name, plan.uuid)
 
 
 def _check_host(request: Request, plan: machine.Plan) -> None:
@@ -114,6 +124,13 @@ def start(domain: Domain, request: Request) -> None:
         # The time to wait for addresses begins now.
         request.record.put(started_at=time.time(), shutdown_asked_at=None)
     if request.ctx.workflow_id in _START_ONLY:
+        _wait_here(domain, request)
+
+
+def restarted(domain: Domain, request: Request) -> None:
+    """Start a domain that an update stopped, and wait for its addresses: nobody else asks for them."""
+    start(domain, request)
+    if request.ctx.workflow_id not in _START_ONLY:
         _wait_here(domain, request)
 
 
@@ -226,5 +243,8 @@ def resume(domain: Domain, request: Request) -> None:
 
 
 def _change(domain: Domain, transition: states.Transition) -> None:
-    if not domain.change(transition, SHUTDOWN_TIMEOUT_S):
-        raise TimedOut(transition.name, domain.target, f"it is still {domain.state.name.lower()}")
+    if domain.change(transition, SHUTDOWN_TIMEOUT_S):
+        return
+    if domain.state in states.OFF:
+        raise domain.failure(transition.name)
+    raise TimedOut(transition.name, domain.target, f"it is still {domain.state.name.lower()}")

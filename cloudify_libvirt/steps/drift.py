@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import states
+from cloudify_libvirt.core import parse, states, units
 from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.drift.called import names
 from cloudify_libvirt.core.drift.compare import CONFIG, LIVE, Difference, Subject, compare
 from cloudify_libvirt.core.errors import Missing
 from cloudify_libvirt.core.network import Network
+from cloudify_libvirt.core.ownership import mark
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.update import definition, sizes
+from cloudify_libvirt.core.update.withdrawn import withdrawn
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import declared, machine, parts, status
+from cloudify_libvirt.steps import declared, machine, parts, status, update
 from cloudify_libvirt.steps import iso9660 as iso_steps
 from cloudify_libvirt.steps import volume as volumes
 
@@ -28,10 +33,18 @@ def check(request: Request, look: Callable[[Request], Found]) -> list[dict[str, 
     """
     if not status.made(request) or request.external:
         return None
-    differences = list(look(declared.of_today(request)))
+    differences = [_marked(request, one) for one in look(declared.of_today(request))]
     for difference in differences:
         request.record.warn(f"drift: {difference}")
     return [difference.plain() for difference in differences] or None
+
+
+def _marked(request: Request, found: Difference) -> Difference:
+    """Return a difference with what an update left it for."""
+    entry = (request.record.get("update_pending") or {}).get(update.KEYS.get(found.field, found.field))
+    # A definition waits for nothing; but a name cannot change in it before the domain is off.
+    waits = found.where != CONFIG or found.field == "name"
+    return replace(found, pending=str(entry["why"])) if entry and waits else found
 
 
 def domain(request: Request) -> Found:
@@ -54,32 +67,69 @@ def domain(request: Request) -> Found:
     except Missing as error:
         yield Difference(label, "disks", error.target, None)
         return
-    yield from _documents(found, declared.subject(request, label, plan, xml), xml)
-    yield from _parts(request, plan, label)
+    subject = declared.subject(request, label, plan, xml)
+    for one in (*_documents(found, subject, xml), *_passwords(found, subject, xml)):
+        if not declared.implied(request.spec, one) and not _has_it(found, one):
+            yield one
+    yield from parts_of(request, plan, label)
+    yield from lost_mark(found, xml, label)
     yield from _autostart(found, request, label)
     yield from _state(found, request, label)
     for finding in status.reservations(request, plan):
         yield Difference(label, finding.field, finding.declared, finding.found)
 
 
-def _parts(request: Request, plan: machine.Plan, label: str) -> Found:
+def _has_it(found: Domain, one: Difference) -> bool:
+    """Tell whether the guest has the memory already: libvirt hears of it a second later."""
+    live = one.field == "memory" and one.where == LIVE
+    return live and sizes.close(sizes.actual_kib(found) * units.KIB, int(one.declared))
+
+
+def parts_of(request: Request, plan: machine.Plan, label: str) -> Found:
     """Compare what was made for the domain: the size of its root, and what its seed says."""
+    for volume, wanted in roots(request, plan):
+        if volume.facts().capacity_bytes != wanted:
+            yield Difference(label, "image.size", wanted, volume.facts().capacity_bytes)
     for part in plan.parts:
-        pool = Pool.find(request.session, part.pool)
-        volume = status.stored(pool, part.name) if pool is not None and pool.active else None
-        if volume is None:
-            # A root that is gone was said before.
-            if part.kind == "seed" and pool is not None and pool.active:
-                yield Difference(label, "cloud_init", "a seed", None)
+        pool = Pool.find(request.session, part.pool) if part.kind == "seed" else None
+        if pool is None or not pool.active:
             continue
-        capacity, wanted = volume.facts().capacity_bytes, request.spec.image.size if request.spec.image else None
-        if part.kind == "root" and wanted and capacity != wanted:
-            yield Difference(label, "image.size", wanted, capacity)
-        if part.kind == "seed":
-            seed = parts.seed_image(request, plan)
-            if status.content(volume, len(seed)) != seed:
-                # What it says may be secret.
-                yield Difference(label, "cloud_init", "as in the blueprint", "other contents")
+        found = status.stored(pool, part.name)
+        seed = parts.seed_image(request, plan)
+        if found is None:
+            yield Difference(label, "cloud_init", "a seed", None)
+        elif status.content(found, len(seed)) != seed:
+            # What it says may be secret.
+            yield Difference(label, "cloud_init", "as in the blueprint", "other contents")
+
+
+def roots(request: Request, plan: machine.Plan) -> Iterator[tuple[Volume, int]]:
+    """Yield the domain's own root disk with its size in bytes, where one is declared."""
+    wanted: int = (request.spec.image.size if request.spec.image else None) or 0
+    for part in plan.parts:
+        pool = Pool.find(request.session, part.pool) if part.kind == "root" and wanted else None
+        volume = status.stored(pool, part.name) if pool is not None and pool.active else None
+        if volume is not None:
+            yield volume, wanted
+
+
+def lost_mark(found: Domain, xml: str, label: str) -> Found:
+    """Tell whether the domain lacks the mark that says whose it is."""
+    wanted = mark.mark_of(xml)
+    there = [mark.mark_on(found), *([mark.mark_of(found.xml())] if found.active else [])]
+    others = [one for one in there if one is None or (wanted and one.instance != wanted.instance)]
+    if wanted is not None and others:
+        yield Difference(label, "metadata", f"the mark of {wanted.instance}", others[0] and others[0].instance)
+
+
+def _passwords(found: Domain, subject: Subject, xml: str) -> Found:
+    """Compare the passwords of screens, and never say one."""
+    root = parse.document(xml)
+    if root.find("devices/graphics[@passwd]") is None:
+        return
+    for where in (CONFIG, LIVE) if found.active else (CONFIG,):
+        there = parse.document(found.secret_xml(stored=where == CONFIG))
+        yield from (one.difference for one in definition.passwords(subject, root, there, where))
 
 
 def _pools_off(request: Request) -> Iterator[int]:
@@ -90,15 +140,35 @@ def _pools_off(request: Request) -> Iterator[int]:
             yield position
 
 
-def _documents(found: Any, subject: Subject, xml: str) -> Found:
-    """Compare the stored definition, and that of the running object."""
+def _last(request: Request) -> str:
+    return str(request.record.get("declared") or "")
+
+
+def subject_of(found: Network | Pool, label: str, *documents: str) -> Subject:
+    """Return how the parts of a network or pool are called, in these documents and its own."""
+    return Subject(found.noun, label, names(found.noun, *documents, found.xml()))
+
+
+def _documents(found: Any, subject: Subject, xml: str, last: str = "") -> Found:
+    """Compare the stored definition, and that of the running object; ``last``: what was declared before."""
     # The test driver stores and runs one and the same definition.
     if found.persistent and (found.session.driver != "test" or subject.kind == "domain"):
-        yield from compare(subject, xml, found.definition(), CONFIG)
+        yield from _against(subject, xml, last, found.definition(), CONFIG)
     elif not found.persistent:
         yield Difference(subject.label, "existence", "defined", "only until it is stopped", CONFIG)
     if found.active:
-        yield from compare(subject, xml, found.xml(), LIVE)
+        yield from _against(subject, xml, last, found.xml(), LIVE)
+
+
+def _against(subject: Subject, xml: str, last: str, there: str, where: str) -> Found:
+    """Yield what is otherwise than declared, and what was declared before and still stands."""
+    said = compare(subject, xml, there, where)
+    yield from said
+    if last:
+        named = {one.field for one in said}
+        wanted, before, found = (parse.document(text) for text in (xml, last, there))
+        changes = withdrawn(subject, before, wanted, found, where)
+        yield from (change.difference for change in changes if change.field not in named)
 
 
 def _autostart(found: Any, request: Request, label: str) -> Found:
@@ -122,7 +192,10 @@ def network(request: Request) -> Found:
     if found is None:
         yield Difference(label, "existence", "defined", None)
         return
-    yield from _documents(found, Subject("network", label), declared.network(request))
+    xml, last = declared.network(request), _last(request)
+    yield from _documents(found, subject_of(found, label, xml, last), xml, last)
+    if "cards" in (request.record.get("update_pending") or {}):
+        yield Difference(label, "cards", "plugged in", "to be plugged in", LIVE)
     yield from _autostart(found, request, label)
     yield from _active(found, label)
 
@@ -141,7 +214,8 @@ def pool(request: Request) -> Found:
         return
     if found.vanished:
         yield Difference(label, "path", found.path, None)
-    yield from _documents(found, Subject("pool", label), declared.pool(request))
+    xml, last = declared.pool(request), _last(request)
+    yield from _documents(found, subject_of(found, label, xml, last), xml, last)
     yield from _autostart(found, request, label)
     if not request.record.get("stopped"):
         yield from _active(found, label)
@@ -161,9 +235,15 @@ def volume(request: Request) -> Found:
     size = volumes.size_of_today(request)
     xml = declared.volume(request, found, size)
     facts = found.facts()
+    if request.wanted_pool != pool.name:
+        yield Difference(label, "pool", request.wanted_pool, pool.name)
+    if request.spec.encryption and not facts.encrypted:
+        yield Difference(label, "encryption", "luks", None)
     if request.spec.is_overlay and not facts.backing:
         yield Difference(label, "backing", "an overlay", None)
-    yield from compare(Subject("volume", label), xml, found.xml(), "host")
+    said = compare(Subject("volume", label), xml, found.xml(), "host")
+    # Whether the daemon knows the key just now is no affair of the volume.
+    yield from (one for one in said if not one.field.startswith("target.encryption."))
 
 
 def iso9660(request: Request) -> Found:

@@ -13,6 +13,8 @@ from cloudify_libvirt.core.spec.snapshot import SnapshotSpec
 from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.core.units import parse_bool
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import snapshot_record
+from cloudify_libvirt.steps.repeated import written
 from cloudify_libvirt.steps.snapshot_record import journal
 
 
@@ -26,16 +28,18 @@ def store_of(request: Request, wanted: SnapshotSpec) -> Store:
     return Store(Path(request.backup_dir), request.identity.deployment, wanted.name, str(name), uuid)
 
 
-def refuse_existing(store: Store) -> None:
-    """Raise ``Conflict`` when there is such a backup."""
-    if store.complete:
+def refuse_existing(request: Request, store: Store, name: str) -> None:
+    """Raise ``Conflict`` when there is such a backup; one of a killed run that is run again is removed."""
+    if store.complete and written(request, name):
+        store.remove()
+    elif store.complete:
         raise Conflict("make", store.label, "there is one of this name", "Choose another name, or delete it first.")
 
 
 def write_definition(request: Request, wanted: SnapshotSpec, text: str) -> None:
     """Write a definition alone."""
     store = store_of(request, wanted)
-    refuse_existing(store)
+    refuse_existing(request, store, wanted.name)
     store.prepare()
     store.write(DEFINITION, text)
     request.record.note(f"wrote {store.path(DEFINITION)}")
@@ -84,9 +88,27 @@ def create_of_domain(domain: Domain, request: Request, wanted: SnapshotSpec) -> 
         return
     store = store_of(request, wanted)
     fulldump.refuse_remote(domain.session, domain.target)
-    refuse_existing(store)
+    refuse_existing(request, store, wanted.name)
     fulldump.dump(domain, store)
     request.record.note(f"wrote {store.label}: definition, disks" + (", memory" if store.path("_raw").exists() else ""))
+
+
+def check_of_domain(domain: Domain | None, request: Request, wanted: SnapshotSpec) -> None:
+    """Raise as ``apply_to_domain`` would, as far as that can be told before; nothing is touched."""
+    text = read_definition(request, wanted)
+    store = store_of(request, wanted)
+    held = fulldump.manifest(store) if store.complete else None
+    if held is not None:
+        fulldump.check(request.session, domain, store, held)
+        return
+    _refuse_memory_alone(store)
+    fulldump.check_disks(domain, request.session, text, store.label)
+
+
+def _refuse_memory_alone(store: Store) -> None:
+    if not store.complete and store.earlier.with_name(f"{store.name}_raw").exists():
+        reason = "it is a memory dump without the disks of its moment, and would ruin their file systems"
+        raise Conflict("restore", store.label, reason, "If no disk changed since: virsh restore.")
 
 
 def apply_to_domain(domain: Domain | None, request: Request, wanted: SnapshotSpec) -> None:
@@ -98,9 +120,7 @@ def apply_to_domain(domain: Domain | None, request: Request, wanted: SnapshotSpe
         done = fulldump.restore(request.session, domain, store, held, journal(request))
         request.record.note(f"restored {done.target} with its disks" + (", and its memory" if held.with_memory else ""))
         return
-    if not store.complete and store.earlier.with_name(f"{store.name}_raw").exists():
-        reason = "it is a memory dump without the disks of its moment, and would ruin their file systems"
-        raise Conflict("restore", store.label, reason, "If no disk changed since: virsh restore.")
+    _refuse_memory_alone(store)
     fulldump.check_disks(domain, request.session, text, store.label)
     done = Domain.define(request.session, text, store.name, store.uuid)
     request.record.note(f"restored the definition of {done.target}; its disks are as they were")
@@ -125,10 +145,10 @@ def definitions(request: Request) -> dict[str, Any]:
     return dict(request.record.get("backups") or {})
 
 
-def keep_definition(request: Request, full_name: str, text: str) -> None:
+def keep_definition(request: Request, wanted: SnapshotSpec, text: str) -> None:
     """Keep a definition in the runtime properties; raise ``Conflict`` when there is one of that name."""
-    kept = definitions(request)
-    if full_name in kept:
+    kept, full_name = definitions(request), snapshot_record.full_name(request, wanted.name)
+    if full_name in kept and not written(request, wanted.name):
         remedy = "Choose another name, or delete it first."
         raise Conflict("make", f"backup '{full_name}' of {request.label}", "there is one of this name", remedy)
     request.record.put(backups={**kept, full_name: text})

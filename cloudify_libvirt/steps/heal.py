@@ -58,10 +58,11 @@ def _networks(found: Domain, request: Request) -> None:
             reason = f"its network '{name}' does not exist"
             raise CoreError("heal", found.target, reason, "Heal the network first.", retryable=True)
         network.start()
-        _plug(network, request)
+        plug(network, request)
 
 
-def _plug(network: Network, request: Request) -> None:
+def plug(network: Network, request: Request) -> None:
+    """Plug the cards of running guests into the bridge again; say what to do where we may not."""
     for end in network.plug():
         request.record.warn(
             f"{end} is off the bridge of {network.target}, and we may not plug it in: as root, on that host, "
@@ -79,7 +80,7 @@ def network(request: Request) -> None:
         found.autostart(now.spec.autostart)
         request.record.note(f"defined {found.target} again, with UUID {found.uuid}")
     found.start()
-    _plug(found, request)
+    plug(found, request)
 
 
 def pool(request: Request) -> None:

@@ -24,7 +24,7 @@ def fetch(request: Request, wanted: ImageSpec) -> Image:
         InvalidSpec: a name that the catalogue does not have.
         ImageFailed: it cannot be had, or is not what was said of it.
     """
-    wanted = _named(request, wanted)
+    wanted = named(request, wanted)
     return ImageCache().fetch(
         wanted.source,
         checksum=wanted.checksum or "",
@@ -35,7 +35,7 @@ def fetch(request: Request, wanted: ImageSpec) -> Image:
     )
 
 
-def _named(request: Request, wanted: ImageSpec) -> ImageSpec:
+def named(request: Request, wanted: ImageSpec) -> ImageSpec:
     """Return what a name of the catalogue stands for; a URL or path as it is.
 
     A source without a slash is a name first, and a file of the working directory second.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -89,28 +90,41 @@ def _free_mac(request: Request, position: int, taken: set[str]) -> str:
 
 def plan(request: Request) -> Plan:
     """Decide everything; the image is fetched, as its format and size matter."""
-    fill_macs(request, preflight.taken_macs(request.session, str(request.params["instance_uuid"])))
+    _free_macs(request)
     spec = request.spec
     choice = _choice(request)
     image = fetch(request, spec.image) if spec.image else None
+    decided = _decided(request, choice, image.format if image else "", partial(_directory, request))
+    return replace(decided, image=image)
+
+
+def _free_macs(request: Request) -> None:
+    fill_macs(request, preflight.taken_macs(request.session, str(request.params["instance_uuid"])))
+
+
+def foreseen(request: Request, image_format: str, directory_of: Callable[[str], str]) -> Plan:
+    """Decide everything but the image, of which only the format is known; ``directory_of`` a pool that may be to come.
+
+    Nothing is fetched, started or made.
+    """
+    _free_macs(request)
+    return _decided(request, _choice(request), image_format, directory_of)
+
+
+def _decided(request: Request, choice: Choice, image_format: str, directory_of: Callable[[str], str]) -> Plan:
     return Plan(
         uuid=str(request.params["instance_uuid"]),
         choice=choice,
         hostname=_hostname(request),
-        image=image,
-        parts=tuple(_parts(request, choice, image)),
-        reservations=tuple((card.mac, card.network, card.ip) for card in spec.networks if card.ip),
+        image=None,
+        parts=tuple(_parts(request, choice, image_format, directory_of)),
+        reservations=tuple((card.mac, card.network, card.ip) for card in request.spec.networks if card.ip),
     )
 
 
 def as_recorded(request: Request) -> Plan:
     """Return the plan of a domain that was made: what was decided then stays, and nothing is fetched or measured."""
-    kept = (request.record.get("params") or {}).get("networks") or []
-    cards = request.params.get("networks") or []
-    macs = [card.get("mac") for card in kept] + [None] * len(cards)
-    filled = [{**card, "mac": card.get("mac") or mac} for card, mac in zip(cards, macs, strict=False)]
-    request.params["networks"] = filled
-    request.__dict__.pop("spec", None)
+    keep_macs(request)
     fill_macs(request)
     spec = request.spec
     return Plan(
@@ -121,6 +135,18 @@ def as_recorded(request: Request) -> Plan:
         parts=tuple(_recorded_part(request, entry) for entry in request.record.get("made") or []),
         reservations=tuple((card.mac, card.network, card.ip) for card in spec.networks if card.ip),
     )
+
+
+def keep_macs(request: Request) -> None:
+    """Give the cards of today the recorded MACs, by their place in the list."""
+    kept = (request.record.get("params") or {}).get("networks") or []
+    cards = request.params.get("networks") or []
+    macs = [card.get("mac") for card in kept] + [None] * len(cards)
+    filled = [{**card, "mac": card.get("mac") or mac} for card, mac in zip(cards, macs, strict=False)]
+    request.params["networks"] = filled
+    request.__dict__.pop("spec", None)
+    if filled:
+        request.record.assign(params={**(request.record.get("params") or {}), "networks": filled})
 
 
 def _recorded_part(request: Request, entry: Mapping[str, str]) -> Part:
@@ -153,50 +179,52 @@ def _as_hostname(name: str) -> str:
     return ".".join(filter(None, (label.strip("-") for label in labels)))
 
 
-def _parts(request: Request, choice: Choice, image: Image | None) -> Iterator[Part]:
+def _parts(request: Request, choice: Choice, image_format: str, directory_of: Callable[[str], str]) -> Iterator[Part]:
     spec = request.spec
+    part = partial(_part, request, directory_of)
     if choice.domain_type == "lxc":
-        if image is not None:
-            _require_tar(image, spec.image.source)
-            yield _part(request, "rootfs", spec.image.pool or spec.pool, "rootfs")
+        if spec.image:
+            _require_tar(image_format, spec.image.source)
+            yield part("rootfs", spec.image.pool or spec.pool, "rootfs")
         return
-    if image is not None:
-        yield _part(
-            request,
-            "root",
-            spec.image.pool or spec.pool,
-            f"root.{_root_format(spec, image)}",
-            spec.image.size,
-            spec.image.mode,
-        )
-    if image is not None or spec.cloud_init:
-        yield _part(request, "seed", spec.pool, "seed.iso")
+    if spec.image:
+        suffix = f"root.{_root_format(spec, image_format)}"
+        yield part("root", spec.image.pool or spec.pool, suffix, spec.image.size, spec.image.mode)
+    if spec.image or spec.cloud_init:
+        yield part("seed", spec.pool, "seed.iso")
 
 
-def _root_format(spec: Any, image: Image) -> str:
-    if image.format == "tar":
+def _root_format(spec: Any, image_format: str) -> str:
+    if image_format == "tar":
         raise InvalidSpec(
             "boot",
             f"image {public_url(spec.image.source)}",
             "it is the root file system of a container",
             "Give a disk image (qcow2 or raw), or a container's URI (lxc:///system).",
         )
-    return "qcow2" if spec.image.mode == "overlay" else image.format
+    return "qcow2" if spec.image.mode == "overlay" else image_format
 
 
-def _require_tar(image: Image, source: str) -> None:
-    if image.format != "tar":
+def _require_tar(image_format: str, source: str) -> None:
+    if image_format != "tar":
         raise InvalidSpec(
             "run",
             f"image {public_url(source)} as a container",
-            f"it is a {image.format} disk image",
+            f"it is a {image_format} disk image",
             "Give a tar archive of a root file system.",
         )
 
 
-def _part(request: Request, kind: str, pool: str, suffix: str, size: int | None = None, mode: str = "overlay") -> Part:
+def _directory(request: Request, pool: str) -> str:
+    return storage.active_pool(request.session, pool).directory
+
+
+def _part(
+    request: Request, directory_of: Callable[[str], str], kind: str, pool: str, suffix: str,
+    size: int | None = None, mode: str = "overlay",
+) -> Part:  # fmt: skip
     name = scoped_name(request.name, suffix)
-    directory = storage.active_pool(request.session, pool).directory
+    directory = directory_of(pool)
     if not directory:
         reason = f"the volumes of pool '{pool}' are no files"
         remedy = "Name a pool of type dir, fs or netfs. A volume made by a node of its own may be elsewhere: see disks."

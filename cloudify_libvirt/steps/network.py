@@ -35,7 +35,8 @@ def create(request: Request) -> None:
     # Bridge and subnet are looked for and taken under one lock: nobody takes them in between.
     with host_lock(request.uri, "networks"):
         declared.keep_template(request)
-        xml = request.render("network.xml.j2", "network", _facts(request, uuid))
+        xml = request.render("network.xml.j2", "network", facts(request, uuid))
+        request.record.assign(declared=xml)
         network = Network.define(request.session, xml, request.name, uuid)
         network.autostart(request.spec.autostart)
         network.start()
@@ -43,7 +44,7 @@ def create(request: Request) -> None:
     request.record.note(f"started {network.target} with bridge {network.facts().bridge}")
 
 
-def _facts(request: Request, uuid: str) -> NetworkFacts:
+def facts(request: Request, uuid: str) -> NetworkFacts:
     """Return the subnets and the bridge's name, checked against the host."""
     spec, session, label = request.spec, request.session, Network.label(request.name, request.session)
     _check_collisions(session, spec, uuid, label)

@@ -121,6 +121,25 @@ def mend(request: Request, plan: Plan) -> None:
         _reserve(request, plan, entry["mac"], entry["network"], entry["ip"])
 
 
+def renew_seed(request: Request, plan: Plan) -> None:
+    """Write the seed anew, with what the parameters say now; the domain must be off."""
+    for part in plan.parts:
+        if part.kind == "seed":
+            _seed(request, plan, part)
+
+
+def renew_reservations(request: Request, plan: Plan) -> None:
+    """Release the fixed addresses that are not planned any more, and make those that are."""
+    planned = [{"network": network, "mac": mac, "ip": ip} for mac, network, ip in plan.reservations]
+    recorded = list(request.record.get("reservations") or [])
+    stale = [entry for entry in recorded if entry not in planned]
+    if stale:
+        removal.release(request.session, stale)
+        request.record.put(reservations=[entry for entry in recorded if entry in planned])
+    for mac, network, ip in plan.reservations:
+        _reserve(request, plan, mac, network, ip)
+
+
 def remove(request: Request, besides: str) -> None:
     """Remove what the journal says was made; what others use stays, with a warning that names them."""
     reservations, made = request.record.get("reservations") or [], request.record.get("made") or []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import claim, find_external
+from cloudify_libvirt.core.backup.staging import is_restored
 from cloudify_libvirt.core.errors import CoreError, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.secret import Secret, Usage
@@ -69,6 +70,7 @@ def create(request: Request) -> None:
     secret_uuid = _keep_credentials(request, spec, uuid)
     declared.keep_template(request)
     xml = request.render("pool.xml.j2", "storagepool", PoolFacts(uuid, secret_uuid))
+    request.record.assign(declared=xml)
     pool = Pool.define(request.session, xml, request.name, uuid)
     pool.autostart(spec.autostart)
     request.record.put(path=pool.path)
@@ -113,6 +115,7 @@ def delete(pool: Pool | None, request: Request) -> None:
     """Undefine the pool; what we made for it goes only when it is empty, and a device's contents only when asked."""
     if pool is not None:
         _delete_source(pool, request)
+        _tell_restored(pool, request)
         left = _leave_contents(pool, request)
         pool.stop()
         if request.record.get("built") and not left and not pool.vanished:
@@ -133,6 +136,16 @@ def _delete_source(pool: Pool, request: Request) -> None:
         why = fault.reason if fault else erase(pool)
     if why:
         request.record.warn(f"left what pool '{pool.name}' stands on alone: {why}")
+
+
+def _tell_restored(pool: Pool, request: Request) -> None:
+    """Warn of domains made of backups whose disks are in the pool: they belong to no deployment, and stay."""
+    names = [] if pool.try_start() is not None else [name for name in pool.volume_names() if is_restored(name)]
+    if names:
+        request.record.warn(
+            f"pool '{pool.name}' goes, but disks of domains that were restored from backups stay in {pool.path}: "
+            f"{_listed(pool, names)}. To remove such a domain: virsh undefine --nvram DOMAIN, then its files"
+        )
 
 
 def _leave_contents(pool: Pool, request: Request) -> list[str]:

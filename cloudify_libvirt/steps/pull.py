@@ -9,7 +9,7 @@ from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.states import RUNNING
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, status
+from cloudify_libvirt.steps import addresses, change, status
 
 
 def domain(request: Request) -> None:
@@ -17,6 +17,7 @@ def domain(request: Request) -> None:
     found: Domain | None = look_up(Domain, request)
     if found is None:
         return
+    change.confirm(found, request)
     if found.state in RUNNING:
         addresses.write(request, host_addresses.look_up(found))
     request.record.assign(console_log=found.facts().console_log)

@@ -11,12 +11,14 @@ from cloudify_libvirt.core.snapshot import overlay
 from cloudify_libvirt.core.snapshot import snapshots as snapshot
 from cloudify_libvirt.core.snapshot.delete import delete as delete_snapshot
 from cloudify_libvirt.core.snapshot.plan import Plan, Wish
+from cloudify_libvirt.core.snapshot.revert import check as check_revert
 from cloudify_libvirt.core.snapshot.revert import revert
 from cloudify_libvirt.core.snapshot.xml import completed
 from cloudify_libvirt.core.spec.domain import DomainSpec
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec, check_name
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import filebackup
+from cloudify_libvirt.steps.repeated import written
 from cloudify_libvirt.steps.snapshot_record import (
     asked,
     forget_series,
@@ -66,7 +68,7 @@ def _create(domain: Domain, request: Request, wanted: SnapshotSpec) -> None:
     check_name(name, "snapshot_name")
     wish = Wish(name, wanted.type, wanted.kind, wanted.memory, wanted.quiesce, wanted.exclude)
     with job(request, domain, "create", name) as cut_off:
-        if cut_off and snapshot.find(domain, name) is not None:
+        if snapshot.find(domain, name) is not None and (cut_off or written(request, wanted.name)):
             request.record.note(f"{snapshot.label(domain, name)} was made by an attempt that was cut off")
             return
         made = snapshot.create(domain, wish, journal(request), lambda plan: _xml(request, wish, plan))
@@ -88,6 +90,16 @@ def _xml(request: Request, wish: Wish, plan: Plan) -> str:
     return completed(text, packaged)
 
 
+def check(request: Request) -> None:
+    """Raise as ``apply`` would, as far as that can be told before; nothing is touched."""
+    wanted = asked(request)
+    if not wanted.incremental:
+        filebackup.check_of_domain(look_up(Domain, request), request, wanted)
+        return
+    domain = domain_of(request, "go back to a snapshot of")
+    check_revert(domain, snapshot.get(domain, snapshot_name(request, wanted.name), "go back to"))
+
+
 def apply(request: Request) -> None:
     """Go back to a snapshot, or restore a backup from files."""
     wanted = asked(request)
@@ -99,8 +111,9 @@ def apply(request: Request) -> None:
     snapshot.get(domain, name, "go back to")
     with job(request, domain, "apply", name) as cut_off:
         off = bool(request.record.get("snapshot_job", {}).get("off")) if cut_off else None
-        revert(domain, name, journal(request), was_off=off)
-    request.record.note(f"{domain.target} is back at snapshot '{name}'")
+        dropped = revert(domain, name, journal(request), was_off=off)
+    full = "; its next backup is a full one, as its checkpoints went" if dropped else ""
+    request.record.note(f"{domain.target} is back at snapshot '{name}'{full}")
 
 
 def delete(request: Request) -> None:

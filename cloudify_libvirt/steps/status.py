@@ -108,6 +108,9 @@ def _state(found: Domain, request: Request) -> Iterator[Finding]:
     wanted, state = wanted_state(request), found.state
     if wanted and state in states.OFF:
         yield Finding("state", wanted, "off", f"it is off: {found.off_reason}")
+    elif wanted == "running" and (stalled := found.stalled_disks):
+        text = f"it stands still, as {' and '.join(stalled)}; mend that first"
+        yield Finding("state", wanted, "paused", text)
     elif wanted == "running" and state not in states.RUNNING:
         yield Finding("state", wanted, state.name.lower(), f"it is {state.name.lower()}, and nobody asked for that")
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from cloudify_libvirt.core import units
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.units import parse_seconds, to_kib
 from cloudify_libvirt.core.update import sizes
 from cloudify_libvirt.request import Request
 
+# The sizes, as differences and as what is pending call them.
+KEYS = {"memory": "memory_kib", "max_memory": "max_memory_kib", "vcpu": "vcpus"}
 
-def update(domain: Domain, request: Request) -> None:
-    """Change what the merged parameters name, and record what waits for the next start.
+
+def sizes_of(domain: Domain, request: Request) -> dict[str, Any]:
+    """Change memory and vCPUs to what the merged parameters name; return what waits, by value.
 
     The input ``timeout_s`` bounds the wait for the guest's answer (10 s).
     """
@@ -19,13 +25,7 @@ def update(domain: Domain, request: Request) -> None:
         request.record.note(f"{domain.name}: {text}")
     for pending in outcome.pending:
         request.record.warn(f"{domain.name} is not there yet: {pending}")
-    if not (outcome.done or outcome.pending):
-        request.record.note(f"{domain.name} has this size already")
-    waiting = {
-        p.what: {"wanted": p.wanted, "now": p.now, "why": p.why, "at_start": p.at_start} for p in outcome.pending
-    }
-    if waiting or request.record.get("update_pending"):
-        request.record.put(update_pending=waiting)
+    return {p.what: {"wanted": p.wanted, "now": p.now, "why": p.why, "at_start": p.at_start} for p in outcome.pending}
 
 
 def wish(request: Request) -> sizes.Size:
@@ -36,6 +36,13 @@ def wish(request: Request) -> sizes.Size:
     most = to_kib(spec.max_memory) if spec.max_memory else spec.memory_maxsize
     vcpus = spec.vcpu if "vcpu" in given else None
     return sizes.Size(memory_kib=memory, max_memory_kib=most, vcpus=vcpus, max_vcpus=spec.max_vcpu)
+
+
+def there(domain: Domain, name: str, wanted: int) -> bool:
+    """Tell whether a running guest has a size that was pending."""
+    if name == "memory_kib":
+        return sizes.close(sizes.actual_kib(domain) * units.KIB, wanted * units.KIB)
+    return bool(getattr(sizes.read(domain.xml()), name) == wanted)
 
 
 def settle(request: Request) -> None:

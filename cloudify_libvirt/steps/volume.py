@@ -64,6 +64,13 @@ def _claim(pool: Pool, request: Request, mine: bool) -> Claim:
     return Claim(mine, lambda: request.record.put(resource_id=request.name, pool=pool.name, filled=False))
 
 
+def refuse_taken(request: Request) -> None:
+    """Raise ``Conflict`` when the volume of today's name exists."""
+    pool = storage.active_pool(request.session, request.wanted_pool)
+    if Volume.find(pool, request.name) is not None:
+        raise storage.taken(pool, request.name)
+
+
 def _make(pool: Pool, request: Request, claim: Claim) -> None:
     _check_content(pool, request)
     spec, secret = request.spec, volume_key.prepare(request, pool)

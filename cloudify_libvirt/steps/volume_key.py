@@ -19,11 +19,11 @@ def prepare(request: Request, pool: Pool) -> str:
     wanted = request.spec.encryption
     if wanted is None:
         return ""
-    if wanted.secret_uuid:
-        if Secret.find(request.session, wanted.secret_uuid) is None:
+    if wanted.secret:
+        if Secret.find(request.session, wanted.secret) is None:
             remedy = "Make it, with its value: virsh secret-define, virsh secret-set-value."
-            raise Missing("find", f"secret {wanted.secret_uuid} of {request.label}", "it does not exist", remedy)
-        return str(wanted.secret_uuid)
+            raise Missing("find", f"secret {wanted.secret} of {request.label}", "it does not exist", remedy)
+        return str(wanted.secret)
     key = _read(request, wanted)
     uuid = request.identity.uuid("secret")
     request.record.put(secret=uuid)

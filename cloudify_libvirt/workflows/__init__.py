@@ -21,6 +21,7 @@ FREEZE = "cloudify.interfaces.freeze"
 LIFECYCLE = "cloudify.interfaces.lifecycle"
 SNAPSHOT = "cloudify.interfaces.snapshot"
 ROTATE = f"{SNAPSHOT}.rotate"
+CHECK = f"{SNAPSHOT}.check"
 PERFORMANCE = "cloudify.interfaces.statistics.perfomance"
 
 
@@ -92,11 +93,17 @@ def _taken_back(graph: Any, name: str, made: Outcome, thawed: Outcome, parameter
 
 @workflow
 def restore(ctx: Any, **kwargs: Any) -> None:
-    """Restore all instances, each after those that it depends on; a failure stops those that are left."""
+    """Restore all instances, each after those that it depends on; a failure stops those that are left.
+
+    Whether they can be restored is asked of all machines before any is touched.
+    """
     graph = ctx.graph_mode()
     parameters = _named(kwargs)
     name = parameters["snapshot_name"]
     wanted = targets.chosen(ctx, f"{SNAPSHOT}.apply", parameters)
+    checked = rounds.run(graph, CHECK, [one for one in wanted if targets.has(one.node, CHECK)], parameters)
+    if checked.failed:
+        raise _failure(f"nothing was restored from '{name}': not all instances can be", checked)
     prepared = _prepare(ctx, graph, parameters)
     applied = Outcome()
     for level in targets.levels(wanted):

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloudify.exceptions import NonRecoverableError, WorkflowFailed
-from cloudify.workflows.tasks import INFINITE_TOTAL_RETRIES, HandlerResult
+from cloudify.workflows.tasks import HandlerResult
 
 
 @dataclass
 class Outcome:
-    """The instances on which the operation succeeded, and the others with what they said."""
+    """The instances on which the operation succeeded, what it returned, and the others with what they said."""
 
     done: list[Any] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
 
     def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(self.done + other.done, {**self.failed, **other.failed})
+        return Outcome(self.done + other.done, {**self.failed, **other.failed}, {**self.results, **other.results})
 
     @property
     def reasons(self) -> str:
@@ -42,35 +42,31 @@ def run(
     gives what only some instances get.
     """
     outcome = Outcome()
-    wanted = list(instances)
-    for instance in wanted:
+    for instance in instances:
         task = instance.execute_operation(
             operation, kwargs={**parameters, **more(instance)}, allow_kwargs_override=True
         )
-        task.on_success, task.on_failure = _handlers(instance, outcome)
-        graph.add_task(task)
-    try:
-        graph.execute()
-    except WorkflowFailed as error:
-        # An operation that asked for one more turn than it may have; no handler hears of that.
-        finished = {instance.id for instance in outcome.done} | outcome.failed.keys()
-        outcome.failed.update({instance.id: str(error) for instance in wanted if instance.id not in finished})
-        for task in graph.tasks:
-            graph.remove_task(task)
+        task.on_success = _succeeded(instance, outcome)
+        # Of a task alone, an operation that asks for one more turn than it may have would end the workflow.
+        alone = graph.subgraph(f"{operation} of {instance.id}")
+        alone.add_task(task)
+        alone.on_failure = _failed(instance, outcome)
+    graph.execute()
     return outcome
 
 
-def _handlers(instance: Any, outcome: Outcome) -> tuple[Any, Any]:
-    def succeeded(_task: Any) -> HandlerResult:
+def _succeeded(instance: Any, outcome: Outcome) -> Callable[[Any], HandlerResult]:
+    def handle(task: Any) -> HandlerResult:
         outcome.done.append(instance)
+        outcome.results[instance.id] = task.async_result.result
         return HandlerResult.cont()
 
-    def failed(task: Any) -> HandlerResult:
-        error = task.async_result.result
-        more = task.total_retries == INFINITE_TOTAL_RETRIES or task.current_retries < task.total_retries
-        if more and not isinstance(error, NonRecoverableError):
-            return HandlerResult.retry(retry_after=getattr(error, "retry_after", None))
-        outcome.failed[instance.id] = str(error).removeprefix(f"{instance.id}: ")
+    return handle
+
+
+def _failed(instance: Any, outcome: Outcome) -> Callable[[Any], HandlerResult]:
+    def handle(alone: Any) -> HandlerResult:
+        outcome.failed[instance.id] = str(alone.failed_task.async_result.result).removeprefix(f"{instance.id}: ")
         return HandlerResult.ignore()
 
-    return succeeded, failed
+    return handle

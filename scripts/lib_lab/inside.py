@@ -126,9 +126,11 @@ class Daemons:
         signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
         self.start_missing()
         while True:
-            if signal.sigwait(awaited) == signal.SIGHUP:
-                self.start_missing()
+            asked = signal.sigwait(awaited) == signal.SIGHUP
+            # First: of a child that has just ended the signal may come second.
             self.reap()
+            if asked:
+                self.start_missing()
 
     def start_missing(self) -> None:
         for name in DAEMONS:

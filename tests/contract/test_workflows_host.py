@@ -58,9 +58,24 @@ def test_backup_restore_and_remove_backup(deployment: Cfy) -> None:
     assert "it failed on" in said and len(snapshots(1)) == len(snapshots(2)) == 1, "the first one stays"
     flow(cfy, "restore", "snapshot_name=one")
     said = flow(cfy, "restore", "snapshot_name=other", check=False)
-    assert "failed on" in said
+    assert "nothing was restored from 'other'" in said
     flow(cfy, "remove_backup", "snapshot_name=one")
     assert snapshots(1) == snapshots(2) == [] and not any(recorded(cfy).values())
+    cfy.uninstall("flows")
+
+
+def test_a_restore_that_one_machine_cannot_have_touches_none(deployment: Cfy) -> None:
+    cfy, instances = deployment, ids(deployment)
+    flow(cfy, "backup", "snapshot_name=one")
+    virsh("desc", "flow-1", "--live", "--config", "--title", "changed")
+    second = f"{instances['vm2']}-one"
+    virsh("snapshot-delete", "flow-2", second)
+    said = flow(cfy, "restore", "snapshot_name=one", check=False)
+    assert "nothing was restored from 'one': not all instances can be" in said and f"{instances['vm2']}: " in said
+    assert virsh("desc", "flow-1", "--title").strip() == "changed", "it is not gone back"
+    virsh("snapshot-create-as", "flow-2", second)
+    flow(cfy, "restore", "snapshot_name=one")
+    assert virsh("desc", "flow-1", "--title").strip() != "changed"
     cfy.uninstall("flows")
 
 

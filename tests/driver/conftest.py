@@ -106,6 +106,7 @@ class Node:
     index: int = 0
     stored: list[dict[str, Any]] = field(default_factory=list)
     resources: dict[str, bytes] = field(default_factory=dict)
+    workflow: str = ""
 
     @property
     def id(self) -> str:
@@ -119,6 +120,8 @@ class Node:
         )  # fmt: skip
         ctx._instance = CountingInstance(id=self.id, runtime_properties=self.runtime, index=self.index)
         ctx._instance.stored = self.stored
+        if self.workflow:
+            ctx._context["workflow_id"] = self.workflow
         return ctx
 
     def run(self, operation: Any, **inputs: Any) -> Any:

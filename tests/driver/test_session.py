@@ -237,3 +237,10 @@ def test_threads_ask_of_domains_at_once(session: Session) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_host_that_nobody_knows_is_not_asked_again() -> None:
+    with pytest.raises(ConnectFailed) as failure:
+        connect("qemu+tcp://-no-host-has-such-a-name/system")
+    assert not failure.value.retryable
+    assert "/etc/hosts" in failure.value.remedy

@@ -25,6 +25,7 @@ from cloudify_libvirt.core.spec import (
     parse_spec,
     template_variables,
 )
+from cloudify_libvirt.core.spec.disk_network import NetworkAuth, NetworkDisk, NetworkHost, NetworkSource
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 SCHEMAS = {"domain": "domain", "network": "network", "pool": "storagepool", "volume": "storagevol"}
@@ -67,10 +68,23 @@ def cases(*kinds: str) -> list[Case]:
     return [Case(kind, path) for kind in kinds or MODELS for path in sorted((DATA / kind).glob("*.yaml"))]
 
 
+def _disk(network: dict[str, Any] | None = None, **values: Any) -> Disk:
+    """Return a disk as it is when its volume was found."""
+    if network is None:
+        return Disk(**values)
+    disk = Disk(pool="found", volume="found", **values)
+    auth = NetworkAuth(**network["auth"]) if "auth" in network else None
+    hosts = tuple(NetworkHost(**host) for host in network["hosts"])
+    source = NetworkSource(**{**network, "auth": auth, "hosts": hosts})
+    return NetworkDisk.model_construct(
+        _fields_set=disk.model_fields_set, **{**dict(disk), "pool": None, "volume": None, "network": source}
+    )
+
+
 def facts(kind: str, spec: Any, given: dict[str, Any]) -> Any:
     """Return the facts of a case, with the spec's own values where it gives none."""
     if kind == "domain":
-        disks = [Disk(**disk) for disk in given.pop("disks", [])] or spec.disks
+        disks = [_disk(**disk) for disk in given.pop("disks", [])] or spec.disks
         interfaces = [Interface(**entry) for entry in given.pop("interfaces", [])] or spec.networks
         defaults = {"uuid": UUID, "domain_type": spec.domain_type, "mark": MARK}
         return DomainFacts(**{**defaults, **given}, disks=tuple(disks), interfaces=tuple(interfaces))

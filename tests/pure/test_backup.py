@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from contextlib import suppress
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from lxml import etree
 from cloudify_libvirt.core.backup import chain, manifest, names
 from cloudify_libvirt.core.backup.chain import Keep
 from cloudify_libvirt.core.backup.definition import RestoredDisk, another
+from cloudify_libvirt.core.backup.job import DiskJob
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.manifest import DiskEntry, Manifest
 from cloudify_libvirt.core.backup.store import DirectoryStore
@@ -21,6 +23,7 @@ from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.errors import BackupBroken, Busy, CoreError, InUse, InvalidSpec, Missing, Unsupported
 from cloudify_libvirt.core.spec.backup import BackupSpec, parse_backup
 
+UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
 START = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 
 
@@ -208,17 +211,20 @@ def test_a_new_domain_shares_nothing_with_the_old_one():
 @pytest.mark.parametrize("since", ["", "cfy-1-p1"])
 def test_job_and_checkpoint_keep_to_libvirts_schema(since):
     disks = [
-        {"target": "vda", "path": "/a&b", "since": since, "tracked": True},
-        {"target": "sda", "path": "", "since": "", "tracked": False},
+        asdict(DiskJob("vda", "/a&b", since, True)),
+        asdict(DiskJob("sda", "", "", False)),
+        asdict(DiskJob("vdb", "/c.raw", "", False, "raw", UUID)),
     ]
     job = render(TemplateSource(name="backup.xml.j2"), {"disks": disks}, schema="domainbackup", node="x")
     root = etree.fromstring(job)
-    assert [disk.get("backup") for disk in root.findall("disks/disk")] == ["yes", "no"]
+    assert [disk.get("backup") for disk in root.findall("disks/disk")] == ["yes", "no", "yes"]
+    assert [one.get("type") for one in root.findall("disks/disk/driver")] == ["qcow2", "raw"]
+    assert [one.get("uuid") for one in root.findall("disks/disk/target/encryption/secret")] == [UUID]
     assert root.find("disks/disk").get("incremental", "") == since
     assert root.find("disks/disk/target").get("file") == "/a&b"
     variables = {"checkpoint": "c", "description": "<d>", "disks": disks}
     text = render(TemplateSource(name="checkpoint.xml.j2"), variables, schema="domaincheckpoint", node="x")
-    assert [disk.get("checkpoint") for disk in etree.fromstring(text).findall("disks/disk")] == ["bitmap", "no"]
+    assert [disk.get("checkpoint") for disk in etree.fromstring(text).findall("disks/disk")] == ["bitmap", "no", "no"]
 
 
 ALL = {

@@ -10,7 +10,7 @@ from cloudify_libvirt.core.spec import only_copied
 from tests.pure.goldens import SCHEMAS, Case, cases
 
 # The test driver drops what is in name spaces of their own.
-DROPPED = ("dnsmasq", "mount_opts", "config_opts")
+DROPPED = ("dnsmasq", "source.mount_options", "source.options")
 # libvirt 9.0 refuses these, and writes the last one so that nobody can read it.
 REFUSED = {"hardware_passt", "hardware_spice", "open_vswitch"}
 

@@ -55,6 +55,7 @@ VALIDATION = {f"cloudify.interfaces.validation.{name}" for name in ("create", "c
 }
 OPERATIONS = {
     "cloudify.libvirt.domain": SNAPSHOTS
+    | {"cloudify.interfaces.snapshot.check"}
     | VALIDATION
     | {
         f"{LIFECYCLE}.{name}"
@@ -69,14 +70,14 @@ OPERATIONS = {
     },
     "cloudify.libvirt.network": SNAPSHOTS
     | VALIDATION
-    | {f"{LIFECYCLE}.{name}" for name in ("create", "start", "delete")},
+    | {f"{LIFECYCLE}.{name}" for name in ("create", "start", "delete", "update")},
     "cloudify.libvirt.pool": SNAPSHOTS
     | VALIDATION
-    | {f"{LIFECYCLE}.{name}" for name in ("create", "configure", "start", "stop", "delete")},
+    | {f"{LIFECYCLE}.{name}" for name in ("create", "configure", "start", "stop", "delete", "update")},
     "cloudify.libvirt.volume": SNAPSHOTS
     | VALIDATION
     | {f"{LIFECYCLE}.{name}" for name in ("create", "start", "stop", "delete", "update")},
-    "cloudify.libvirt.ISO9660": {f"{LIFECYCLE}.{name}" for name in ("create", "delete")} | VALIDATION,
+    "cloudify.libvirt.ISO9660": {f"{LIFECYCLE}.{name}" for name in ("create", "delete", "update")} | VALIDATION,
 }
 
 

@@ -71,29 +71,36 @@ def within(module: str, *roots: str) -> bool:
 ALLOWED = {
     "package": {"package"},
     "core": {"core", "package"},
-    "request": {"core", "ctxview", "engine", "package"},
+    "request": {"core", "ctxview", "engine", "record", "package"},
+    "record": set[str](),
     "ctxview": set[str](),
     "engine": set[str](),
     "deployments": set[str](),
     "adoption": {"core", "deployments", "engine", "request", "package"},
-    "binding": {"adoption", "core", "request", "local_storage", "package"},
+    "binding": {"adoption", "core", "request", "local_errors", "local_guard", "local_storage", "package"},
     "checking": {"binding", "core", "request", "package"},
     "steps": {"adoption", "core", "steps", "request", "binding", "engine", "package"},
+    "planning": {"binding", "core", "deployments", "engine", "planning", "record", "request", "steps", "package"},
     "tasks": {"core", "steps", "request", "binding", "checking", "package"},
-    "workflows": {"core", "workflows", "package"},
+    "workflows": {"core", "local_state", "planning", "request", "workflows", "package"},
     "cli": {"core", "cli", "deployments", "shipped", "package"},
     "shipped": {"package"},
     "runtime_properties": set[str](),
     "dsl": {"core", "package"},
-    "scripting": {"core", "request", "binding", "package"},
+    "scripting": {"core", "record", "request", "binding", "package"},
     "local_resolver": {"shipped", "package"},
     "local_agent": {"package"},
+    "local_errors": set[str](),
+    "local_remains": set[str](),
     "local_storage": set[str](),
+    "local_state": set[str](),
+    "local_guard": {"busy", "local_remains", "package"},
+    "busy": set[str](),
 }
 # Rooms that know the engine.
 ENGINE_ROOMS = {
-    "engine", "request", "binding", "checking", "scripting", "local_resolver", "local_agent", "local_storage",
-    "workflows",
+    "engine", "request", "binding", "checking", "scripting", "local_resolver", "local_agent", "local_errors",
+    "local_guard", "local_state", "local_storage", "planning", "workflows",
 }  # fmt: skip
 
 

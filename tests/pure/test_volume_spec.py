@@ -44,7 +44,7 @@ def refused(**params: Any) -> str:
         ({"size": "1 MiB", "preallocation": "full", "format": "qcow2"}, "full is for an empty raw volume"),
         ({"file": "/a", "preallocation": "full"}, "full is for an empty raw volume"),
         ({"image": "/a", "preallocation": "falloc"}, "an overlay or a directory holds only what"),
-        ({"size": "1 MiB", "encryption": {}}, "give one of passphrase, passphrase_file and secret_uuid"),
+        ({"size": "1 MiB", "encryption": {}}, "give one of passphrase, passphrase_file and secret"),
         ({"size": "1 MiB", "encryption": {**KEY, "passphrase_file": "/k"}}, "give one of passphrase"),
         ({"content": "x", "encryption": KEY}, "it would lie in the pool unencrypted before"),
         ({"image": "/a", "encryption": KEY}, "only a whole volume"),

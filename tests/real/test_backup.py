@@ -383,9 +383,9 @@ def test_into_a_pool_by_its_uri(series: Series, tmp_path: Path) -> None:
         virsh("pool-undefine", "vault")
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
+def command(*words: object, answer: str = "") -> subprocess.CompletedProcess[str]:
     call = [str(word) for word in (ROOT / ".venv/bin/cfy-libvirt", "backup", *words)]
-    return subprocess.run(call, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(call, check=False, capture_output=True, text=True, timeout=120, input=answer)
 
 
 def test_command_line(series: Series, tmp_path: Path) -> None:
@@ -398,11 +398,17 @@ def test_command_line(series: Series, tmp_path: Path) -> None:
     assert [point["point"] for point in found["points"]] == ["one", "two"]
     assert "parent: one" in command("show", *there).stdout
     assert json.loads(command("verify", *there, "--deep", "--json").stdout)["sound"]
-    refused = command("delete", *there, "--point", "one")
+    refused = command("delete", *there, "--point", "one", "--yes")
     assert (refused.returncode, "the points two stand on it" in refused.stderr) == (1, True)
     assert command("create", *there, "--point", "../x").returncode == 1
+    for lossy in (("delete", *there, "--point", "two"), ("restore", *there, "--allow-stop")):
+        asked = command(*lossy, answer="n\n")
+        assert asked.returncode == 1 and "Aborted!" in asked.stderr
+        assert command(*lossy, "--json").returncode == 2, "a program is not asked"
+    assert series.guest.handle.isActive()
+    assert sorted(one.name for one in (tmp_path / "kept/local/saved").glob("[!.]*")) == ["one", "two"]
     (tmp_path / "kept/local/saved/two/vda.qcow2").write_bytes(b"")
     broken = command("verify", *there)
     assert broken.returncode == 1 and "point 'two': vda.qcow2 has 0 bytes" in broken.stdout
     assert json.loads(command("prune", *there, "--keep-last", "1", "--dry-run", "--json").stdout)["deleted"] == []
-    assert command("delete", *there, "--point", "two").stdout == "deleted two\n"
+    assert command("delete", *there, "--point", "two", "-y").stdout == "deleted two\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.real.conftest import IMAGES, Cfy, Host, Result
+from tests.real.conftest import IMAGES, Cfy, Host, Result, virsh
 from tests.real.nodes import blueprint, node
 
 BACKUP = "cloudify.interfaces.libvirt_backup"
@@ -45,8 +45,15 @@ def test_operations(cfy: Cfy, clean_host: Host, tiny: Path, tmp_path: Path) -> N
     said = run(cfy, "shop", "create", backup_point="third", backup_keep_last=1).output
     assert "full backup 'third'" in said and "deleted the points second, first" in said
     assert domain.listAllCheckpoints(), "uninstall has to take this away"
+    run(cfy, "shop", "restore", backup_new_name="copy")
+    (copy,) = (IMAGES / "backed").glob("restore-*-vda.qcow2")
     manifest = store / "third/vda.qcow2"
     manifest.write_bytes(manifest.read_bytes()[:-1] + b"!")
     assert "was changed since it was written" in run(cfy, "shop", "verify", check=False).output
-    cfy.uninstall("shop")
+    said = cfy.uninstall("shop").output
+    assert "disks of domains that were restored from backups stay" in said
+    assert f"{copy.name} (used by domain 'copy')" in said and copy.exists()
+    virsh("undefine", "--nvram", "copy")
+    copy.unlink()
+    copy.parent.rmdir()
     assert (store / "third/manifest.json").exists(), "backups outlive what they are backups of"

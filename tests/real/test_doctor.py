@@ -95,7 +95,7 @@ def test_a_healthy_host(clean_host: Host) -> None:
     qemu, lxc = ({one["check"] for one in host["findings"]} for host in report.hosts)
     assert qemu >= {
         "library", "names", "connection", "version", "drivers", "accelerator", "firmware", "tpm", "security",
-        "dnsmasq", "forwarding", "memory", "room", "clock",
+        "dnsmasq", "forwarding", "memory", "room", "clock", "network disks",
     }  # fmt: skip
     assert lxc < qemu and not lxc & {"accelerator", "firmware", "tpm"}
     user = next(one for one in report.findings if one["looked_at"] == "guests' user")
@@ -118,7 +118,7 @@ def test_a_host_far_away(tmp_path: Path) -> None:
         report = doctor("qemu+ssh://root@localhost/system", "--image", "/nowhere", within=("env", path))
     assert report.code == 0 and report.bad() == {}
     unseen = {one["check"] for one in report.findings if one["state"] == "unknown"}
-    assert unseen == {"dnsmasq", "forwarding", "paths", "clock"}
+    assert unseen == {"dnsmasq", "forwarding", "paths", "clock", "network disks"}
     assert report.the("accelerator", "warning")["found"] == "the host offers no KVM"
     assert report.the("version", "ok")["found"].startswith("libvirt ")
 
@@ -344,6 +344,21 @@ def test_no_firmware_and_no_tpm() -> None:
         assert report.the("firmware", "warning")["command"] == "apt-get install ovmf"
         assert report.the("tpm", "warning")["command"] == "apt-get install swtpm swtpm-tools"
     assert doctor().bad() == {}
+
+
+def test_disks_over_the_network_need_a_part_of_qemu(host: Host) -> None:
+    parts = "/usr/lib/x86_64-linux-gnu/qemu"
+    without = in_own_mounts(f"mount -t tmpfs hidden {parts}", f"touch {parts}/accel-tcg-x86_64.so")
+    said = "QEMU has no part for rbd, gluster, iscsi; no pool needs it"
+    assert doctor(within=without).the("network disks", "ok")["found"] == said
+    source = "<source><host name='192.0.2.1'/><name>guests</name></source>"
+    pool = host.connection.storagePoolDefineXML(f"<pool type='rbd'><name>far</name>{source}</pool>")
+    try:
+        found = doctor(within=without).the("network disks", "warning")
+        assert found["command"] == "apt-get install qemu-block-extra" and "type rbd do not start" in found["why"]
+        assert doctor().the("network disks", "ok")["found"] == "by rbd, gluster, iscsi"
+    finally:
+        pool.undefine()
 
 
 def test_kvm_that_is_no_kvm() -> None:

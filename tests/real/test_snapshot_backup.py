@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from typing import Any
 import libvirt
 import pytest
 
-from cloudify_libvirt.core.backup import fulldump
+from cloudify_libvirt.core.backup import bitmaps as found
+from cloudify_libvirt.core.backup import fulldump, keeping
 from cloudify_libvirt.core.backup.create import Hooks
 from cloudify_libvirt.core.backup.create import create as back_up
 from cloudify_libvirt.core.backup.filestore import Store as Files
@@ -28,7 +30,7 @@ from cloudify_libvirt.core.snapshot.plan import Wish
 from cloudify_libvirt.core.snapshot.revert import revert
 from cloudify_libvirt.core.snapshot.snapshots import create
 from cloudify_libvirt.core.uri import ALLOWED_VARIABLE
-from tests.real.conftest import IMAGES, PYTHON, QEMU, Host, virsh
+from tests.real.conftest import IMAGES, PYTHON, QEMU, ROOT, Host, virsh
 
 PLACE = IMAGES / "both"
 MIB = 1024**2
@@ -193,21 +195,97 @@ def test_old_memory_never_meets_newer_disks(both: Machine, tmp_path: Path) -> No
     assert not both.handle.isActive() and part.exists()
 
 
-def test_checkpoint_that_forbids_a_revert_goes_as_the_refusal_says(both: Machine) -> None:
+def without_raw_disk(both: Machine) -> None:
+    """Leave it the disk that internal snapshots and increments can be of."""
     both.handle.detachDeviceFlags(DEFINITION.format(directory=PLACE).partition("</disk>")[2].partition("</devices>")[0],
                                   libvirt.VIR_DOMAIN_AFFECT_CONFIG)  # fmt: skip
+
+
+def bitmaps(both: Machine) -> list[str]:
+    told = json.loads(subprocess.check_output(["qemu-img", "info", "-U", "--output=json", both.vda]))
+    return [one["name"] for one in told["format-specific"]["data"].get("bitmaps", [])]
+
+
+def test_revert_lets_our_checkpoints_go_and_no_others(both: Machine) -> None:
+    without_raw_disk(both)
     both.write(1)
     both.domain.start()
-    back_up(both.domain, both.store, Order(point="p1"))
     create(both.domain, Wish("s1"))
-    with pytest.raises(Conflict) as told:
+    back_up(both.domain, both.store, Order(point="p1"))
+    foreign = "<domaincheckpoint><name>theirs</name></domaincheckpoint>"
+    both.handle.checkpointCreateXML(foreign, 0)
+    with pytest.raises(Conflict, match="theirs") as told:
         revert(both.domain, "s1")
-    assert both.handle.isActive()
-    words = told.value.remedy.partition("virsh ")[2].partition(";")[0].split()
-    virsh(*words)
-    revert(both.domain, "s1")
-    assert both.handle.isActive()
+    assert both.handle.isActive() and len(both.handle.listAllCheckpoints()) == 2, "nothing was touched"
+    virsh(*told.value.remedy.partition("virsh ")[2].split())
+    assert len(revert(both.domain, "s1")) == 1
+    assert both.handle.isActive() and not both.handle.listAllCheckpoints()
     assert back_up(both.domain, both.store, Order(point="p2")).reason == "the checkpoint of point 'p1' is gone"
+    assert back_up(both.domain, both.store, Order(point="p3")).parent == "p2"
+
+
+@pytest.mark.parametrize("left", ["checkpoint", "bitmap"])
+def test_revert_of_a_guest_that_is_off(both: Machine, left: str) -> None:
+    """QEMU goes back to no snapshot of a file with bitmaps, and libvirt removes none of a guest that is off."""
+    without_raw_disk(both)
+    both.write(1)
+    create(both.domain, Wish("s1"))
+    both.domain.start()
+    back_up(both.domain, both.store, Order(point="p1"))
+    both.domain.destroy()
+    (ours,) = bitmaps(both)
+    if left == "bitmap":
+        checkpoint = both.handle.checkpointLookupByName(ours)
+        checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    both.write(2)
+    subprocess.run(["qemu-img", "bitmap", "--add", both.vda, "theirs"], check=True)
+    with pytest.raises(Conflict, match="bitmap 'theirs'") as told:
+        revert(both.domain, "s1")
+    assert both.holds(2) and bitmaps(both) == [ours, "theirs"]
+    subprocess.run(told.value.remedy.partition("host: ")[2].split(), check=True)
+    revert(both.domain, "s1")
+    assert both.holds(1) and bitmaps(both) == [] and not both.handle.listAllCheckpoints()
+
+
+def test_bitmap_of_a_running_guest_is_not_ours_to_remove(both: Machine) -> None:
+    without_raw_disk(both)
+    both.domain.start()
+    create(both.domain, Wish("s1"))
+    back_up(both.domain, both.store, Order(point="p1"))
+    both.domain.destroy()
+    (ours,) = bitmaps(both)
+    both.handle.checkpointLookupByName(ours).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    both.domain.start()
+    with pytest.raises(Conflict, match="Shut it down"):
+        revert(both.domain, "s1")
+    with pytest.raises(Conflict, match="lock"):
+        found.remove(both.domain, found.Bitmap(str(both.vda), ours))
+    assert both.handle.isActive() and bitmaps(both) == [ours]
+    both.domain.destroy()
+    revert(both.domain, "s1")
+    assert both.handle.isActive(), "it was running at the snapshot"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_last_point_takes_the_checkpoints_along(both: Machine, running: bool) -> None:
+    both.domain.start()
+    for point in ("p1", "p2", "p3"):
+        back_up(both.domain, both.store, Order(point=point))
+    if not running:
+        both.domain.destroy()
+        assert len(bitmaps(both)) == 1
+    keeping.delete(both.store, "p3")
+    assert keeping.let_go(both.domain, both.store) == []
+    assert not both.handle.listAllCheckpoints(), "no increment begins at a point whose checkpoint is gone"
+    if not running:
+        assert bitmaps(both) == []
+        both.domain.start()
+    assert back_up(both.domain, both.store, Order(point="p4")).kind == "full"
+    assert keeping.let_go(both.domain, both.store) == [] and len(both.handle.listAllCheckpoints()) == 1
+    command = [ROOT / ".venv/bin/cfy-libvirt", "backup", "delete", "both", "--dir", both.store.base, "--deployment",
+               "one", "--point", "p4", "--yes"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    assert not both.handle.listAllCheckpoints()
 
 
 def test_guest_and_pool_of_hosts_that_share_no_files(

@@ -277,7 +277,7 @@ def test_revert_is_refused_where_it_cannot_work(machine: Callable[..., Machine])
         found.delete("before", keep_below=True)
     found.delete("outside")
     virsh("checkpoint-create-as", "snapped", "first")
-    with pytest.raises(Conflict, match=r"checkpoints of incremental backups \(first\)"):
+    with pytest.raises(Conflict, match=r"checkpoints of another tool \(first\)"):
         found.revert("before")
     virsh("checkpoint-delete", "snapped", "first")
     for name in ("after", "before"):
@@ -350,13 +350,14 @@ def test_command_line(plain: Machine) -> None:
     assert rows[1]["bytes"] > 0 and rows[0]["bytes"] is None and not rows[0]["files"]
     for words, reason in (
         (("revert", "snapped", "one", "-y"), "Delete snapshot two first"),
-        (("delete", "snapped", "one"), "children: two"),
+        (("delete", "snapped", "one", "-y"), "children: two"), (("delete", "snapped", "one"), "Aborted!"),
         (("create", "snapped", "../x"), "leave its directory"), (("list", "nobody"), "does not exist"),
     ):  # fmt: skip
         code, said = run(*words)
         assert code == 1 and reason in said, said
     assert run("revert", "snapped", "two", "-y")[1].endswith("is running\n")
-    assert run("delete", "snapped", "one", "--children")[0] == 0
+    assert run("revert", "snapped", "two", "--json")[0] == 2, "a program is not asked"
+    assert json.loads(run("delete", "snapped", "one", "--children", "--yes", "--json")[1]) == {"deleted": "one"}
     assert files() == {"vda"} and plain.names() == [], "without a journal, too"
 
 

@@ -290,3 +290,19 @@ def test_growth_by_a_workflow(cfy: Cfy, pools: Shelf, tmp_path: Path) -> None:
     assert refused.code == 1 and "8 MiB is less than its 40 MiB; shrinking would lose data" in refused.output
     cfy("uninstall", "-b", "shop")
     assert pools.names() == []
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [{"mode": "overlay"}, {"format": "qcow2"}, {"mode": "overlay", "size": "20 MiB"}])
+def test_an_image_may_end_within_a_sector(pools: Shelf, raw_file: Path, made: dict[str, Any]) -> None:
+    """qcow2 has whole sectors, and libvirt makes overlays of whole KiB: what is missing is zeros."""
+    with raw_file.open("ab") as file:
+        file.write(b"end" * 101)
+    pools.make("disk", file=str(raw_file), **made)
+    content, wanted = as_raw(pools.path("disk")), raw_file.read_bytes()
+    assert len(content) == (20 * MIB if "size" in made else 16 * MIB + 1024)
+    assert content[: len(wanted)] == wanted and not content[len(wanted) :].strip(b"\0")
+    again = pools.make("above", source_volume="disk", mode="overlay") if made.get("mode") else None
+    assert again is None or as_raw(pools.path("above")) == content

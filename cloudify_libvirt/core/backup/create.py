@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from cloudify_libvirt import __version__
-from cloudify_libvirt.core.backup import chain, checkpoint, images, job, names, staging
-from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
+from cloudify_libvirt.core.backup import chain, checkpoint, firmware, images, job, names, staging
+from cloudify_libvirt.core.backup.keeping import held, spare_checkpoints
+from cloudify_libvirt.core.backup.manifest import DEFINITION, BesideEntry, DiskEntry, Manifest
 from cloudify_libvirt.core.backup.plan import DiskPlan, Order, Plan, plan
 from cloudify_libvirt.core.backup.poolstore import zeros
 from cloudify_libvirt.core.backup.store import Store
@@ -24,7 +25,6 @@ from cloudify_libvirt.core.errors import (
     Unsupported,
     libvirt_call,
 )
-from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.snapshot import snapshots as snapshot
 from cloudify_libvirt.core.states import OFF
@@ -32,7 +32,6 @@ from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.volume import Volume
 
-LOCK_TIMEOUT_S = 2.0
 _OFF = "the guest was off"
 _SAVED = "as after a power cut: the guest was saved, with what it had not written yet"
 
@@ -56,13 +55,6 @@ class Hooks:
     claim: staging.Claim = _no_claim
     progress: job.Progress = _no_progress
     note: Callable[[str], None] = _no_note
-
-
-@contextmanager
-def held(domain: Domain, store: Store) -> Iterator[None]:
-    """Hold domain and store alone; what a killed run left is removed first."""
-    with host_lock(domain.session.uri, f"backups of domain {domain.uuid}", LOCK_TIMEOUT_S), store.lock():
-        yield
 
 
 def create(domain: Domain, store: Store, order: Order, hooks: Hooks | None = None) -> Manifest:
@@ -112,19 +104,12 @@ def clean_up(domain: Domain, store: Store, hooks: Hooks) -> None:
     if drafts or left:
         hooks.note(f"removed what an earlier run left: {', '.join([*drafts, *left])}")
     if domain.state not in OFF:
-        _drop_checkpoints(domain, store)
+        _drop_checkpoints(domain, store, hooks)
 
 
-def _drop_checkpoints(domain: Domain, store: Store) -> None:
-    """Drop our checkpoints but that of the newest point: no increment will begin at an older one."""
-    points, _damaged = store.manifests()
-    mine = [one for one in chain.ordered(points) if one.checkpoint and one.uuid == domain.uuid]
-    prefix = names.checkpoint_prefix(store.label)
-    # Also those of the time when the directory had another path.
-    earlier = {one.checkpoint for one in mine[:-1]}
-    for name in sorted(checkpoint.names(domain)):
-        if (name.startswith(prefix) or name in earlier) and (not mine or name != mine[-1].checkpoint):
-            checkpoint.drop(domain, name)
+def _drop_checkpoints(domain: Domain, store: Store, hooks: Hooks) -> None:
+    for left in checkpoint.drop_all(domain, spare_checkpoints(domain, store)):
+        hooks.note(f"left for the next run: {left}")
 
 
 @dataclass
@@ -143,25 +128,41 @@ class _Run:
             # Before anything else: a draft says whose job it is that a killed run left.
             definition = self._definition()
             staged, wanted, checkpoint_name, why_not_still = self._copied(wanted, undo)
+            beside = self._beside()
             entries = tuple(self._stored(disk, volume, wanted) for disk, volume in staged)
             manifest = self._manifest(wanted, entries, checkpoint_name, why_not_still, definition)
+            manifest = manifest.model_copy(update={"beside": beside})
             self.store.publish(manifest)
             undo.pop_all()
         failures = staging.discard([volume for _disk, volume in staged])
         for failure in failures:
             self.hooks.note(f"left for the next run: {failure}")
         if wanted.running and self.domain.state not in OFF:
-            _drop_checkpoints(self.domain, self.store)
+            _drop_checkpoints(self.domain, self.store, self.hooks)
         return manifest
 
     def _sweep(self) -> None:
-        """Remove the draft; where that fails the next run does, and what failed first is what counts."""
+        """Remove the draft; where that fails the next run does, and what failed first is what counts.
+
+        Where libvirtd went the job may still run: the draft stays, and tells the next run whose it is.
+        """
         with suppress(CoreError):
-            self.store.sweep()
+            if self.domain.session.alive:
+                self.store.sweep()
 
     def _definition(self) -> tuple[int, str]:
         xml = self.domain.xml(libvirt.VIR_DOMAIN_XML_INACTIVE).encode()
         return self.store.write(self.point, DEFINITION, len(xml), [xml])
+
+    def _beside(self) -> tuple[BesideEntry, ...]:
+        """Store the firmware's variables and the TPM's state; one that was never started has none."""
+        found = []
+        for one in firmware.of(self.domain):
+            data = firmware.content(self.domain.session, one)
+            if data is not None:
+                written, digest = self.store.write(self.point, one.kind, len(data), [data])
+                found.append(BesideEntry(kind=one.kind, file=one.kind, bytes=written, sha256=digest))
+        return tuple(found)
 
     def _copied(self, wanted: Plan, undo: ExitStack) -> tuple[list[tuple[DiskPlan, Volume]], Plan, str, str]:
         """Have the disks as they are at one moment in volumes of the hypervisor's host."""
@@ -181,8 +182,8 @@ class _Run:
         return staged, wanted, name, why
 
     def _volume(self, pool: Pool, disk: DiskPlan) -> Volume:
-        name = staging.name(staging.BACKUP, self.domain.uuid, disk.target)
-        return staging.make(pool, name, disk.virtual_bytes, "qcow2", self.hooks.claim)
+        name = staging.name(staging.BACKUP, self.domain.uuid, disk.target, disk.file_format)
+        return staging.make(pool, name, disk.virtual_bytes, disk.file_format, self.hooks.claim, disk.secret)
 
     def _begun(self, wanted: Plan, staged: list[tuple[DiskPlan, Volume]], name: str) -> tuple[Plan, str]:
         """Start the job; where the checkpoint turns out broken, as a full one."""
@@ -197,7 +198,9 @@ class _Run:
 
     def _begin(self, wanted: Plan, staged: list[tuple[DiskPlan, Volume]], name: str) -> str:
         paths = {disk.target: volume.path for disk, volume in staged}
-        jobs = [job.DiskJob(d.target, paths[d.target], d.since, d.tracked) for d in wanted.disks]
+        jobs = [
+            job.DiskJob(d.target, paths[d.target], d.since, d.tracked, d.file_format, d.secret) for d in wanted.disks
+        ]
         jobs += [job.DiskJob(skipped.target, "", "", False) for skipped in wanted.skipped]
         with job.at_rest(self.domain, self.order.quiesce) as why:
             job.begin(self.domain, jobs, name, f"{self.store.deployment}/{self.store.domain}/{self.point}")
@@ -214,13 +217,25 @@ class _Run:
         target = f"disk {disk.target} of {self.domain.target}"
         with libvirt_call("back up", target, "Put it into a pool, or start the guest: then any disk can be."):
             source = self._source(disk)
-        name = staging.name(staging.BACKUP, self.domain.uuid, disk.target)
-        self.hooks.claim(pool.name, name)
-        xml = Wish(name, disk.virtual_bytes, "qcow2").xml(disk.virtual_bytes)
-        volume = Volume.create(pool, xml, name, source=source)
+        name = staging.name(staging.BACKUP, self.domain.uuid, disk.target, disk.file_format)
+        if disk.secret:
+            volume = self._same_bytes(source, pool, name)
+        else:
+            self.hooks.claim(pool.name, name)
+            xml = Wish(name, disk.virtual_bytes, "qcow2").xml(disk.virtual_bytes)
+            volume = Volume.create(pool, xml, name, source=source)
         if self.domain.state not in OFF:
             staging.discard([volume])
             raise GuestFailed("back up", self.domain.target, "it was started meanwhile", "Try again.", retryable=True)
+        return volume
+
+    def _same_bytes(self, source: Volume, pool: Pool, name: str) -> Volume:
+        """Copy an encrypted disk as it is, without its key."""
+        if source.facts().backing:
+            reason = "it is encrypted, and stands on another file"
+            raise Unsupported("back up", source.target, reason, "Start the guest: then it is copied with all.")
+        volume = staging.make(pool, name, staging.physical_bytes(source), "raw", self.hooks.claim)
+        staging.copy_bytes(source, volume)
         return volume
 
     def _source(self, disk: DiskPlan) -> Volume:
@@ -239,19 +254,18 @@ class _Run:
 
     def _stored(self, disk: DiskPlan, volume: Volume, wanted: Plan) -> DiskEntry:
         """Bring one disk into the store, as a stream from its host."""
-        with libvirt_call("read", volume.target):
-            size = int(volume.handle.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+        size = staging.physical_bytes(volume)
         self.store.check_room(size)
-        file = f"{disk.target}.qcow2"
+        file = f"{disk.target}.{disk.file_format}"
         written, digest = self.store.write(self.point, file, size, self._chunks(volume, disk.target, size))
         planned = next(one for one in wanted.disks if one.target == disk.target)
         entry = DiskEntry(
             target=disk.target, format=disk.format, source=disk.source, virtual_bytes=disk.virtual_bytes,
-            file=file, bytes=written, sha256=digest, incremental=bool(planned.since),
+            file=file, bytes=written, sha256=digest, incremental=bool(planned.since), secret=disk.secret,
         )  # fmt: skip
-        return (
-            entry.model_copy(update={"content_sha256": self._content(entry, wanted)}) if self.order.content else entry
-        )
+        if disk.secret or not self.order.content:
+            return entry
+        return entry.model_copy(update={"content_sha256": self._content(entry, wanted)})
 
     def _chunks(self, volume: Volume, target: str, size: int) -> Iterator[bytes]:
         for offset, length, data in stream.received(volume.pool.session, volume.handle, volume.target):

@@ -59,10 +59,12 @@ def _disk(disk: etree._Element, disks: Mapping[str, RestoredDisk]) -> list[str]:
         assert parent is not None
         parent.remove(disk)
         return [f"disk {target}"]
+    place = etree.SubElement(disk, "source", {"file": restored.path})
     if source is not None:
+        # The copy has the key of the first.
+        place.extend(source.findall("encryption"))
         disk.remove(source)
     disk.set("type", "file")
-    etree.SubElement(disk, "source", {"file": restored.path})
     driver = disk.find("driver")
     if driver is None:
         driver = etree.SubElement(disk, "driver", {"name": "qemu"})

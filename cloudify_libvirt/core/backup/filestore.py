@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -16,6 +17,7 @@ from cloudify_libvirt.core.identity import scoped_name
 from cloudify_libvirt.core.spec.snapshot import check_name
 
 DEFINITION = ".xml"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,13 @@ class Store:
                 path.mkdir(mode=0o700, exist_ok=True)
                 _check_private(path)
 
-    def write(self, suffix: str, text: str) -> None:
+    def write(self, suffix: str, content: str | bytes) -> None:
         """Write one file whole or not at all, readable by its owner alone."""
         path = self.path(suffix)
         with on_disk("write", f"file {path}"), _draft(path) as descriptor:
-            os.write(descriptor, text.encode())
+            data = memoryview(content.encode() if isinstance(content, str) else content)
+            while data:
+                data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)
 
     def read(self, suffix: str) -> str:
@@ -135,4 +139,5 @@ def on_disk(action: str, target: str) -> Iterator[None]:
         yield
     except OSError as error:
         kind = AccessDenied if isinstance(error, PermissionError) else CoreError
-        raise kind(action, target, error.strerror or str(error), "Check space and rights there.") from error
+        remedy = "Free some space there." if error.errno in NO_SPACE else "Check space and rights there."
+        raise kind(action, target, error.strerror or str(error), remedy) from error

@@ -12,7 +12,9 @@ import posixpath
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cloudify_libvirt.core.backup import checkpoint, firmware
 from cloudify_libvirt.core.backup.filestore import DEFINITION, Store, on_disk
+from cloudify_libvirt.core.backup.names import is_checkpoint
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import AccessDenied, Conflict, CoreError, InUse, Missing, Unsupported, libvirt_call
@@ -43,12 +45,16 @@ class Copy:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a dump holds; ``digests`` are SHA-256 by suffix, ``snapshots`` those that the disks' files hold."""
+    """What a dump holds; ``digests`` are SHA-256 by suffix, ``snapshots`` those that the disks' files hold.
+
+    ``beside`` are the kinds of what it has beside its disks: the suffixes of these files.
+    """
 
     uuid: str
     disks: tuple[Copy, ...]
     digests: dict[str, str]
     snapshots: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def with_memory(self) -> bool:
@@ -86,15 +92,16 @@ def dump(domain: Domain, store: Store) -> None:
             domain.handle.saveFlags(str(store.path(SAVING)), None, 0)
     try:
         copies = tuple(_copy(domain.session, disk, store) for disk in disks)
+        beside = _beside(domain, store)
     except CoreError:
         resume(domain, store)
         store.remove()
         raise
     resume(domain, store, keep=True)
-    suffixes = [copy.suffix for copy in copies] + ([MEMORY] if saved else [])
+    suffixes = [copy.suffix for copy in copies] + ([MEMORY] if saved else []) + [f"_{kind}" for kind in beside]
     digests = {suffix: store.digest(suffix) for suffix in suffixes}
     names = tuple(one.name for one in snapshot.listed(domain))
-    store.write(MANIFEST, json.dumps(asdict(Manifest(domain.uuid, copies, digests, names)), indent=1))
+    store.write(MANIFEST, json.dumps(asdict(Manifest(domain.uuid, copies, digests, names, beside)), indent=1))
     store.write(DEFINITION, stored)
 
 
@@ -174,13 +181,24 @@ def _copy(session: Session, disk: DiskState, store: Store) -> Copy:
     return copy
 
 
+def _beside(domain: Domain, store: Store) -> tuple[str, ...]:
+    """Copy NVRAM and TPM state while the guest stands still; return their kinds."""
+    kinds = []
+    for one in firmware.of(domain):
+        data = firmware.content(domain.session, one)
+        if data is not None:
+            store.write(f"_{one.kind}", data)
+            kinds.append(one.kind)
+    return tuple(kinds)
+
+
 def manifest(store: Store) -> Manifest | None:
     """Return what a dump holds; None of a backup that is a definition alone."""
     if not store.path(MANIFEST).exists():
         return None
     told = json.loads(store.read(MANIFEST))
     disks = tuple(Copy(**disk) for disk in told["disks"])
-    return Manifest(told["uuid"], disks, told["digests"], tuple(told["snapshots"]))
+    return Manifest(told["uuid"], disks, told["digests"], tuple(told["snapshots"]), tuple(told.get("beside", ())))
 
 
 def verify(session: Session, store: Store, held: Manifest) -> None:
@@ -196,6 +214,14 @@ def verify(session: Session, store: Store, held: Manifest) -> None:
             session.connection.saveImageGetXMLDesc(str(store.path(MEMORY)), 0)
 
 
+def check(session: Session, found: Domain | None, store: Store, held: Manifest) -> None:
+    """Raise where ``restore`` would refuse; nothing is touched."""
+    refuse_remote(session, store.label)
+    verify(session, store, held)
+    if found is not None:
+        _check_state(found, store, held)
+
+
 def restore(session: Session, found: Domain | None, store: Store, held: Manifest, journal: Journal) -> Domain:
     """Bring definition, disks and memory back; everything new is there before the old is given up.
 
@@ -203,14 +229,12 @@ def restore(session: Session, found: Domain | None, store: Store, held: Manifest
         Conflict: the domain has snapshots or checkpoints that would be wrong then.
         AccessDenied: the disks' directory cannot be written here.
     """
-    refuse_remote(session, store.label)
-    verify(session, store, held)
-    if found is not None:
-        _check_state(found, store, held)
+    check(session, found, store, held)
     fresh = {copy.path: _fresh(session, copy, store, held, journal) for copy in held.disks}
     if found is not None:
         found.destroy()
         snapshot.drop_saved_state(found)
+        checkpoint.drop_ours(found, disks_go=True)
     for path, new in fresh.items():
         with on_disk("put back", f"disk {path}"):
             Path(new).replace(path)
@@ -218,6 +242,11 @@ def restore(session: Session, found: Domain | None, store: Store, held: Manifest
         with overlay.pool_at(session, posixpath.dirname(path)):
             pass
     domain = Domain.define(session, store.read(DEFINITION), store.name, held.uuid)
+    # The copies have the bitmaps that the disks had.
+    checkpoint.drop_ours(domain)
+    for one in firmware.of(domain):
+        if one.kind in held.beside:
+            firmware.put(session, one, store.path(f"_{one.kind}").read_bytes())
     if held.with_memory:
         with libvirt_call("restore the memory of", domain.target, "Its disks are restored; start it without memory."):
             session.connection.restoreFlags(str(store.path(MEMORY)), None, 0)
@@ -226,8 +255,7 @@ def restore(session: Session, found: Domain | None, store: Store, held: Manifest
 
 def _check_state(domain: Domain, store: Store, held: Manifest) -> None:
     later = [one.name for one in snapshot.listed(domain) if one.name not in held.snapshots or one.overlays]
-    with libvirt_call("list the checkpoints of", domain.target):
-        later += [str(handle.getName()) for handle in domain.handle.listAllCheckpoints(0)]
+    later += [name for name in sorted(checkpoint.names(domain)) if not is_checkpoint(name)]
     if later:
         reason = f"{domain.target} has snapshots or checkpoints made since: {', '.join(later)}"
         raise Conflict("restore", store.label, reason, "Delete them first.")

@@ -5,19 +5,22 @@ Source: https://libvirt.org/formatbackup.html
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import CoreError, Missing, TimedOut, Unsupported, libvirt_call, quiet
+from cloudify_libvirt.core.errors import ChainBroken, CoreError, Missing, TimedOut, Unsupported, libvirt_call, quiet
+from cloudify_libvirt.core.outage import same
 from cloudify_libvirt.core.states import OFF, RUNNING
 from cloudify_libvirt.core.wait import wait_until
 
 # How long freezing may take: a guest's file systems write everything out first.
 FREEZE_TIMEOUT_S = 30
+_LEFT_BITMAP = re.compile("Bitmap already exists: backup-")
 Progress = Callable[[str, int, int], None]
 
 
@@ -25,13 +28,16 @@ Progress = Callable[[str, int, int], None]
 class DiskJob:
     """What a job does with one disk: written to ``path`` ("": left out), since a checkpoint or all of it.
 
-    ``tracked``: its changes from now on are remembered for the next increment.
+    ``tracked``: its changes from now on are remembered for the next increment. ``secret``: UUID of the secret with
+    the key of an encrypted disk, which is its copy's, too.
     """
 
     target: str
     path: str
     since: str
     tracked: bool
+    format: str = "qcow2"
+    secret: str = ""
 
 
 def begin(domain: Domain, disks: Sequence[DiskJob], checkpoint: str, description: str) -> None:
@@ -47,8 +53,15 @@ def begin(domain: Domain, disks: Sequence[DiskJob], checkpoint: str, description
         variables = {"checkpoint": checkpoint, "description": description, "disks": rows}
         source = TemplateSource(name="checkpoint.xml.j2")
         start = render(source, variables, schema="domaincheckpoint", node=domain.name)
-    with libvirt_call("back up", domain.target):
-        domain.handle.backupBegin(backup, start, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+    try:
+        with libvirt_call("back up", domain.target):
+            domain.handle.backupBegin(backup, start, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+    except CoreError as error:
+        # Source: libvirt, qemu_backup.c, qemuBackupDiskPrepareOneBitmaps: only an increment has one.
+        if not _LEFT_BITMAP.search(error.reason):
+            raise
+        reason = "libvirtd was ended during an increment; the guest has a bitmap of that until it is shut down"
+        raise ChainBroken("back up", domain.target, reason, "Make a full backup.") from error
 
 
 @contextmanager
@@ -95,18 +108,22 @@ def _freeze(domain: Domain, *, insist: bool) -> str:
 
 def _thaw_frozen(domain: Domain) -> None:
     """Let the file systems go on that stand still by us; silence would leave a guest that writes nothing."""
-    if domain.state in OFF:
-        return
+    name, target = domain.name, domain.target
     try:
-        with libvirt_call("thaw the file systems of", domain.target):
+        domain = same(domain)
+        if domain.state in OFF:
+            return
+        with libvirt_call("thaw the file systems of", target):
             domain.handle.fsThaw()
     except CoreError as error:
-        remedy = f"They stand still until this is done: virsh domfsthaw {domain.name}"
-        raise CoreError("thaw the file systems of", domain.target, error.reason, remedy) from error
+        remedy = f"They stand still until this is done: virsh domfsthaw {name}"
+        raise CoreError("thaw the file systems of", target, error.reason, remedy, retryable=error.retryable) from error
 
 
 def thaw(domain: Domain) -> None:
-    """Let the guest's file systems go on; nothing to do where they do."""
+    """Let the guest's file systems go on, also when libvirtd went meanwhile; nothing to do where they do."""
+    with suppress(CoreError):
+        domain = same(domain)
     if quiet(lambda: domain.facts().agent_connected, False):
         quiet(lambda: domain.handle.fsThaw())
 

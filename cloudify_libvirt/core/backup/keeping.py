@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudify_libvirt.core.backup import chain
+from cloudify_libvirt.core.backup import chain, checkpoint
 from cloudify_libvirt.core.backup.chain import Keep
 from cloudify_libvirt.core.backup.manifest import Manifest
-from cloudify_libvirt.core.backup.names import point_name
+from cloudify_libvirt.core.backup.names import checkpoint_prefix, point_name
 from cloudify_libvirt.core.backup.poolstore import PoolStore
 from cloudify_libvirt.core.backup.store import DirectoryStore, Store
-from cloudify_libvirt.core.errors import BackupBroken, InvalidSpec
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import BackupBroken, Busy, InvalidSpec
+from cloudify_libvirt.core.host.lock import host_lock
+
+LOCK_TIMEOUT_S = 2.0
+
+
+@contextmanager
+def held(domain: Domain, store: Store) -> Iterator[None]:
+    """Hold domain and store alone."""
+    with host_lock(domain.session.uri, f"backups of domain {domain.uuid}", LOCK_TIMEOUT_S), store.lock():
+        yield
+
+
+def spare_checkpoints(domain: Domain, store: Store) -> list[str]:
+    """Return the domain's checkpoints of this store but that of the newest point: no increment begins at them."""
+    points, _damaged = store.manifests()
+    mine = [one for one in chain.ordered(points) if one.checkpoint and one.uuid == domain.uuid]
+    prefix = checkpoint_prefix(store.label)
+    # Also those of the time when the directory had another path.
+    earlier = {one.checkpoint for one in mine[:-1]}
+    newest = mine[-1].checkpoint if mine else ""
+    return sorted(n for n in checkpoint.names(domain) if (n.startswith(prefix) or n in earlier) and n != newest)
+
+
+def let_go(domain: Domain, store: Store) -> list[str]:
+    """Drop the checkpoints that no point of the store needs any more; return what could not go, in words.
+
+    After the last point none is left, and the guest can go back to its snapshots.
+    """
+    try:
+        with held(domain, store):
+            return checkpoint.drop_all(domain, spare_checkpoints(domain, store))
+    except Busy as error:
+        # Who has it does the same at its end.
+        return [f"the checkpoints: {error.reason}"]
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ class _Part(BaseModel):
 class DiskEntry(_Part):
     """One disk: ``file`` holds all of it, or (``incremental``) what changed since the parent point.
 
-    ``format`` is that of the disk, the file is always qcow2. ``content_sha256`` is that of what a guest sees,
-    "" where it was not asked for.
+    ``format`` is that of the disk. The file is qcow2; of an encrypted disk it has the disk's format, and is encrypted
+    with the same key, that of libvirt's secret with the UUID ``secret``. ``content_sha256`` is that of what a guest
+    sees, "" where it was not asked for.
     """
 
     target: str
@@ -38,6 +39,16 @@ class DiskEntry(_Part):
     sha256: str
     incremental: bool
     content_sha256: str = ""
+    secret: str = ""
+
+
+class BesideEntry(_Part):
+    """What the domain has beside its disks; ``kind`` is nvram or tpm."""
+
+    kind: str
+    file: str
+    bytes: int
+    sha256: str
 
 
 class Skipped(_Part):
@@ -70,6 +81,7 @@ class Manifest(_Part):
     skipped: tuple[Skipped, ...]
     definition_bytes: int
     definition_sha256: str
+    beside: tuple[BesideEntry, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -88,7 +100,8 @@ class Manifest(_Part):
     def files(self) -> list[tuple[str, int, str]]:
         """Return name, bytes and sha256 of each file but the manifest."""
         disks = [(disk.file, disk.bytes, disk.sha256) for disk in self.disks]
-        return [(DEFINITION, self.definition_bytes, self.definition_sha256), *disks]
+        beside = [(one.file, one.bytes, one.sha256) for one in self.beside]
+        return [(DEFINITION, self.definition_bytes, self.definition_sha256), *disks, *beside]
 
 
 def _digest(content: dict[str, Any]) -> str:

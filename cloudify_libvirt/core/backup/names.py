@@ -53,6 +53,11 @@ def new_point(now: datetime.datetime, taken: list[str]) -> str:
     return next(name for name in candidates if name not in taken)
 
 
+def is_checkpoint(name: str) -> bool:
+    """Tell whether a checkpoint's name is one of ours."""
+    return name.startswith(CHECKPOINT_PREFIX)
+
+
 def checkpoint_prefix(store: str) -> str:
     """Return what the names of one store's checkpoints begin with: two stores may keep the same domain."""
     return f"{CHECKPOINT_PREFIX}{hashlib.sha256(store.encode()).hexdigest()[:8]}-"

@@ -37,7 +37,10 @@ class Order:
 
 @dataclass(frozen=True)
 class DiskPlan:
-    """One disk: ``since`` is the checkpoint of its increment, "" for all of it; ``estimate_bytes`` what to expect."""
+    """One disk: ``since`` is the checkpoint of its increment, "" for all of it; ``estimate_bytes`` what to expect.
+
+    ``secret``: UUID of the secret with its key, "" where it is not encrypted.
+    """
 
     target: str
     format: str
@@ -46,6 +49,12 @@ class DiskPlan:
     estimate_bytes: int
     tracked: bool
     since: str = ""
+    secret: str = ""
+
+    @property
+    def file_format(self) -> str:
+        """Return the format of its copy: an encrypted disk's own, so that it is put back without the key."""
+        return self.format if self.secret else "qcow2"
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,8 @@ def _disks(domain: Domain, order: Order) -> tuple[list[DiskPlan], list[Skipped]]
     skipped = [Skipped(target=disk.target, why=why) for disk, why in states if why]
     wanted = [disk for disk, why in states if not why]
     for disk in wanted:
-        if disk.encrypted:
-            reason = f"disk {disk.target} is encrypted, its backup would not be"
+        if disk.encrypted and not disk.secret:
+            reason = f"disk {disk.target} is encrypted, and names no secret of libvirt by UUID that its copy could have"
             raise Unsupported("back up", domain.target, reason, "Exclude it, and back it up from inside the guest.")
     if not wanted:
         raise Unsupported("back up", domain.target, "it has no disk that is written to")
@@ -113,8 +122,9 @@ def _disk(domain: Domain, disk: DiskState) -> DiskPlan:
     old, below = _old_qcow2_and_backing(domain, disk)
     # Overlays share their base's blocks; a copy has them all.
     estimate = min(capacity, allocation + below)
-    tracked = disk.format == "qcow2" and not old
-    return DiskPlan(disk.target, disk.format or "raw", disk.path, capacity, estimate, tracked)
+    # What changed in an encrypted disk could be put together with its key alone, which is not ours to read.
+    tracked = disk.format == "qcow2" and not old and not disk.secret
+    return DiskPlan(disk.target, disk.format or "raw", disk.path, capacity, estimate, tracked, secret=disk.secret)
 
 
 def _old_qcow2_and_backing(domain: Domain, disk: DiskState) -> tuple[bool, int]:

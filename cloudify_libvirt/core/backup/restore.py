@@ -7,10 +7,12 @@ import uuid as uuids
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from cloudify_libvirt.core.backup import chain, checkpoint, images, job, names, staging
-from cloudify_libvirt.core.backup.create import Hooks, held
+from cloudify_libvirt.core.backup import chain, checkpoint, firmware, images, job, staging
+from cloudify_libvirt.core.backup.create import Hooks
 from cloudify_libvirt.core.backup.definition import RestoredDisk, another
+from cloudify_libvirt.core.backup.keeping import held
 from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
 from cloudify_libvirt.core.backup.store import Store
 from cloudify_libvirt.core.backup.verify import require_sound
@@ -70,20 +72,37 @@ def restore(
         swaps = _swaps(domain, manifest)
         _refuse_alive(domain, allow_stop)
         staging.sweep(domain.session, staging.RESTORE, domain.uuid)
+        store.sweep_scratch()
         with ExitStack() as undo:
             undo.callback(lambda: staging.discard([volume for swap in swaps for volume in swap.incoming]))
             for swap in swaps:
                 swap.incoming.append(_incoming(domain.session, store, points, manifest, swap, domain.uuid, hooks))
             _check_room(domain, swaps)
             # Of a running guest also from disks that stay: QEMU goes back to no snapshot of a disk with bitmaps.
-            _forget_checkpoints(domain)
+            checkpoint.drop_ours(domain, disks_go=True)
             was_running = _stopped(domain, allow_stop, stop_timeout_s)
             undo.pop_all()
         for swap in swaps:
             _put(domain, swap, hooks)
+        stays = [f"{words} stays as it is" for words in _put_beside(domain, store, manifest)]
     others = {disk.target for disk in snapshot.disks_of(domain)} - {swap.entry.target for swap in swaps}
-    lacking = tuple(f"disk {target} stays as it is" for target in sorted(others))
+    lacking = (*(f"disk {target} stays as it is" for target in sorted(others)), *stays)
     return Restored(manifest.point, domain.name, domain.uuid, _targets(manifest), lacking, was_running)
+
+
+def _put_beside(domain: Domain, store: Store, manifest: Manifest, kinds: tuple[str, ...] = ()) -> list[str]:
+    """Give the domain, which is off, the point's NVRAM and TPM state; return in words what could not be."""
+    lacking = []
+    stored = {entry.kind: entry for entry in manifest.beside}
+    for one in firmware.of(domain):
+        entry = stored.get(one.kind)
+        if entry is None or one.kind in kinds:
+            lacking.append(firmware.WORDS[one.kind])
+            continue
+        # A volume of a store may be larger than what was written to it.
+        data = store.read(manifest.point, entry.file).ljust(entry.bytes, b"\0")[: entry.bytes]
+        lacking += filter(None, [firmware.put(domain.session, one, data)])
+    return lacking
 
 
 def _targets(manifest: Manifest) -> tuple[str, ...]:
@@ -114,6 +133,7 @@ def _swaps(domain: Domain, manifest: Manifest) -> list[_Swap]:
                 f"disk {entry.target} ({state.path}) is in no directory pool"
             )  # fmt: skip
             raise Unsupported("restore", domain.target, reason, "Restore into a new domain.")
+        _check_same(entry, state, domain)
         # A file that somebody deleted is a volume until the pool looks again.
         pool.refresh()
         old = Volume.find(pool, posixpath.basename(state.path))
@@ -123,6 +143,14 @@ def _swaps(domain: Domain, manifest: Manifest) -> list[_Swap]:
                         "Restore into a new domain.")  # fmt: skip
         found.append(_Swap(entry, state, pool, old))
     return found
+
+
+def _check_same(entry: DiskEntry, state: DiskState, domain: Domain) -> None:
+    """Raise ``Unsupported`` where an encrypted disk, which is put back as it was, is declared otherwise today."""
+    if bool(entry.secret) != state.encrypted or (entry.secret and entry.format != state.format):
+        was, now = ("encrypted" if one else "not encrypted" for one in (entry.secret, state.encrypted))
+        reason = f"disk {entry.target} was {was} ({entry.format}), and is {now} ({state.format}) today"
+        raise Unsupported("restore", domain.target, reason, "Restore into a new domain.")
 
 
 def _refuse_alive(domain: Domain, allowed: bool) -> None:
@@ -171,6 +199,8 @@ def _uploaded(
     with ExitStack() as files:
         layers = chain.layers(points, manifest.point, entry.target)
         paths = [files.enter_context(store.local(m.point, e.file)) for m, e in layers]
+        if entry.secret:
+            return _as_it_is(session, paths[-1], entry, pool, name, hooks)
         flat = files.enter_context(store.scratch()) / f"{entry.target}.{format_}"
         images.flatten(paths, flat, format_, store.of(manifest.point))
         staging.check(pool, flat.stat().st_blocks * 512, name)
@@ -178,6 +208,14 @@ def _uploaded(
         volume.upload(flat)
     pool.refresh()
     hooks.progress(f"restoring {entry.target}", entry.virtual_bytes, entry.virtual_bytes)
+    return Volume.get(Pool.get(session, pool.name), name)
+
+
+def _as_it_is(session: Session, path: Path, entry: DiskEntry, pool: Pool, name: str, hooks: Hooks) -> Volume:
+    """Send an encrypted disk to the host as it was, which needs no key."""
+    staging.check(pool, entry.bytes, name)
+    staging.make(pool, name, entry.bytes, "raw", hooks.claim).upload(path)
+    pool.refresh()
     return Volume.get(Pool.get(session, pool.name), name)
 
 
@@ -189,23 +227,21 @@ def _put(domain: Domain, swap: _Swap, hooks: Hooks) -> None:
         backing = swap.old.facts().backing
         swap.old.delete(domain.uuid)
     format_ = swap.state.format or swap.entry.format
-    xml = Wish(name, swap.entry.virtual_bytes, format_).xml(swap.entry.virtual_bytes)
-    if incoming.facts().format == format_:
+    size = swap.entry.bytes if swap.entry.secret else swap.entry.virtual_bytes
+    xml = Wish(name, size, "raw" if swap.entry.secret else format_).xml(size)
+    if not swap.entry.secret and incoming.facts().format == format_:
         Volume.create(swap.pool, xml, name, source=incoming)
     else:
-        # A raw disk whose content looks like another format: the host would convert it.
+        # An encrypted one, or raw content that looks like another format: the host would convert it.
         staging.copy_bytes(incoming, Volume.create(swap.pool, xml, name))
+        swap.pool.refresh()
     incoming.delete()
     if backing:
         storage.release_base(swap.pool, backing)
+    else:
+        # A run that was killed may have deleted the overlay, and nobody knows its base any more.
+        storage.release_unneeded(swap.pool)
     hooks.note(f"disk {swap.entry.target} of {domain.target} is that of the backup")
-
-
-def _forget_checkpoints(domain: Domain) -> None:
-    """Forget our checkpoints: the new disks do not know them."""
-    for name in sorted(checkpoint.names(domain)):
-        if name.startswith(names.CHECKPOINT_PREFIX):
-            checkpoint.drop(domain, name)
 
 
 def restore_as(session: Session, store: Store, point: str, name: str, hooks: Hooks, pool: str = "") -> Restored:
@@ -235,7 +271,10 @@ def restore_as(session: Session, store: Store, point: str, name: str, hooks: Hoo
                 made = _uploaded(session, store, points, manifest, entry, place, volume, hooks)
                 disks[entry.target] = RestoredDisk(made.path, entry.format)
             xml, lacking = another(store.read(manifest.point, DEFINITION).decode(), name, uuid, disks)
-            Domain.define(session, xml, name, uuid)
+            made_of = Domain.define(session, xml, name, uuid)
+            undo.callback(made_of.undefine)
+            # A TPM is one machine's alone: a copy gets its own at its first start.
+            lacking += _put_beside(made_of, store, manifest, kinds=(firmware.TPM,))
             undo.pop_all()
     return Restored(manifest.point, name, uuid, _targets(manifest), tuple(lacking))
 

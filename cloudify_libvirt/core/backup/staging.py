@@ -31,6 +31,11 @@ def name(purpose: str, uuid: str, target: str, format_: str = "qcow2") -> str:
     return f"{purpose}-{uuid}-{target}.{format_}"
 
 
+def is_restored(name: str) -> bool:
+    """Tell whether a volume's name is that of a disk of a domain that was made of a backup."""
+    return name.startswith(f"{RESTORE}-")
+
+
 def pools(session: Session) -> list[Pool]:
     """Return the active pools whose volumes are files."""
     with libvirt_call("list the pools of", f"hypervisor {session.uri}"):
@@ -63,19 +68,24 @@ def choose(domain: Domain, wanted: str, paths: list[str]) -> Pool:
     return found
 
 
-def make(pool: Pool, volume: str, size: int, format_: str, claim: Claim) -> Volume:
-    """Make a volume, recorded before; one of a killed run is replaced."""
+def make(pool: Pool, volume: str, size: int, format_: str, claim: Claim, secret: str = "") -> Volume:
+    """Make a volume, recorded before; one of a killed run is replaced. ``secret``: encrypted with that one's key."""
     left = Volume.find(pool, volume)
     if left is not None:
         left.delete()
     claim(pool.name, volume)
-    return Volume.create(pool, Wish(volume, size, format_).xml(size), volume)
+    return Volume.create(pool, Wish(volume, size, format_, secret=secret).xml(size), volume)
+
+
+def physical_bytes(volume: Volume) -> int:
+    """Return the length of a volume's file."""
+    with libvirt_call("read", volume.target):
+        return int(volume.handle.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
 
 
 def copy_bytes(source: Volume, target: Volume) -> None:
     """Copy a volume's bytes as they are, through this machine; what they look like to the host does not count."""
-    with libvirt_call("read", source.target):
-        size = int(source.handle.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+    size = physical_bytes(source)
     chunks = stream.received(source.pool.session, source.handle, source.target)
     parts = (part for _offset, length, data in chunks for part in (zeros(length) if data is None else (data,)))
     stream.write(target.pool.session, target.handle, parts, size, target.target)

@@ -79,6 +79,10 @@ class Store(ABC):
     def delete(self, point: str) -> None:
         """Remove a point; what is left of it after a crash is no point any more."""
 
+    def sweep_scratch(self) -> None:
+        """Remove what a run that ended in the middle left of scratch space, where that is beside the points."""
+        return
+
     @abstractmethod
     def sweep(self) -> list[str]:
         """Remove what a run that ended in the middle left; return its drafts."""
@@ -246,13 +250,21 @@ class DirectoryStore(Store):
 
     def sweep(self) -> list[str]:
         """Remove drafts, scratch files, and what is left of deleted points."""
+        left = self._sweep((_DRAFT, _REMOVED, _SCRATCH))
+        return sorted(path.name for path in left if path.name.startswith(_DRAFT))
+
+    def sweep_scratch(self) -> None:
+        """Remove scratch directories; a draft stays, as it tells the next backup what to clean up on the host."""
+        self._sweep((_SCRATCH,))
+
+    def _sweep(self, prefixes: tuple[str, ...]) -> list[Path]:
         if not self.root.is_dir():
             return []
-        left = [path for path in self.root.iterdir() if path.name.startswith((_DRAFT, _REMOVED, _SCRATCH))]
+        left = [path for path in self.root.iterdir() if path.name.startswith(prefixes)]
         with on_disk("clean up", self.label):
             for path in left:
                 shutil.rmtree(path)
-        return sorted(path.name for path in left if path.name.startswith(_DRAFT))
+        return left
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.doctor.access import PATH, version_text
 from cloudify_libvirt.core.doctor.finding import Finding, Target, ok, problem, warning
-from cloudify_libvirt.core.errors import CoreError, libvirt_call
+from cloudify_libvirt.core.errors import ConnectionLost, CoreError, libvirt_call
 from cloudify_libvirt.core.host import accelerator as accelerators
 from cloudify_libvirt.core.host import hardware, preflight
 from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.storage import network_disk
 
 # The oldest that these checks were run on is Debian 12's, 9.0; 7.0 is Debian 11's.
 _OLDEST = 7_000_000
@@ -47,6 +48,8 @@ def parts(target: Target) -> Iterator[Finding]:
         try:
             with libvirt_call("ask", f"the {name} driver of {target.uri}"):
                 count = ask(target.connected)
+        except ConnectionLost:
+            raise
         except CoreError as fault:
             yield problem(f"{name} driver", fault.reason, f"no {name} without it", _part_command(name, fault))
         else:
@@ -119,6 +122,23 @@ def tpm(target: Target) -> Iterator[Finding]:
         yield warning("TPM", f"{' and '.join(missing)} missing", why, "apt-get install swtpm swtpm-tools")
     else:
         yield ok("TPM", "emulated by swtpm")
+
+
+def network_disks(target: Target) -> Iterator[Finding]:
+    """Tell whether QEMU reaches disks on Ceph, GlusterFS and iSCSI servers; counts where a pool has such volumes."""
+    missing = [protocol for protocol in network_disk.PROTOCOLS if network_disk.lacks(protocol)]
+    if not missing:
+        yield ok("network disks", "by " + ", ".join(network_disk.PROTOCOLS))
+        return
+    with libvirt_call("list the pools of", target.uri):
+        types = {parse.pool(one.XMLDesc(0)).type for one in target.connected.connection.listAllStoragePools(0)}
+    used = sorted(types & {"iscsi-direct" if protocol == "iscsi" else protocol for protocol in missing})
+    found = f"QEMU has no part for {', '.join(missing)}"
+    if used:
+        why = f"guests with volumes of pools of type {', '.join(used)} do not start"
+        yield warning("network disks", found, why, network_disk.INSTALL)
+    else:
+        yield ok("network disks", f"{found}; no pool needs it")
 
 
 def security(target: Target) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cloudify_libvirt.core.doctor import access, hypervisor, room, surroundings
 from cloudify_libvirt.core.doctor.finding import Check, Finding, Noun, Target, problem, unknown
-from cloudify_libvirt.core.errors import CoreError, Unsupported
+from cloudify_libvirt.core.errors import ConnectionLost, CoreError, Unsupported
 from cloudify_libvirt.core.session import connect, is_local
 from cloudify_libvirt.core.wait import in_thread
 
@@ -29,6 +29,7 @@ CHECKS = (
     Check("accelerator", hypervisor.accelerator, _of("domain"), drivers=_QEMU),
     Check("firmware", hypervisor.firmware, _of("host"), drivers=_QEMU),
     Check("tpm", hypervisor.tpm, _of("host"), drivers=_QEMU),
+    Check("network disks", hypervisor.network_disks, _of("domain"), here=True, drivers=_QEMU),
     Check("security", hypervisor.security, _of("host"), drivers=_QEMU),
     Check("dnsmasq", surroundings.dnsmasq, _of("network"), connected=False, here=True, drivers=_REAL),
     Check("forwarding", surroundings.forwarding, _of("network"), here=True, drivers=_REAL),
@@ -78,5 +79,8 @@ def _bounded(check: Check, target: Target) -> list[Finding]:
         return in_thread(run, timeout_s=DEADLINE_S, action="check", target=label, remedy="Look at the host's load.")
     except Unsupported as fault:
         return [unknown(check.name, fault.reason)]
+    except ConnectionLost:
+        # Says nothing of the host.
+        raise
     except CoreError as fault:
         return [problem(check.name, fault.reason, fault.remedy)]

@@ -14,6 +14,7 @@ from cloudify_libvirt.core.drift.rules import (
     CONTAINERS,
     EXTRAS,
     EXTRAS_OF_LISTS,
+    REMOVABLE,
     SKIPPED,
     SKIPPED_LIVE,
     key,
@@ -37,15 +38,31 @@ class Difference:
     declared: Any
     found: Any
     where: str = "host"
+    # What an update that was carried out waits for.
+    pending: str = ""
 
     def __str__(self) -> str:
         """Say it in one line."""
         declared, found = ("nothing" if value is None else value for value in (self.declared, self.found))
-        return f"{self.object}: {self.field} ({self.where}): declared {declared}, found {found}"
+        waits = f"; pending: {self.pending}" if self.pending else ""
+        return f"{self.object}: {self.field} ({self.where}): declared {declared}, found {found}{waits}"
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return asdict(self)
+        """Return it as JSON can hold it; ``pending`` only where something is."""
+        return {name: value for name, value in asdict(self).items() if name != "pending" or value}
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a difference is in the two documents: what was declared, or is to go, and what was found or would hold it.
+
+    ``attribute``: that attribute differs; "": the text. None: ``wanted`` is missing below ``found``, or with
+    ``wanted`` None, ``found`` is there though nothing like it was declared.
+    """
+
+    wanted: Any
+    found: Any
+    attribute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +83,13 @@ class Subject:
 
 def compare(subject: Subject, declared: str, found: str, where: str = CONFIG) -> list[Difference]:
     """Return what of the ``declared`` document is otherwise in the ``found`` one."""
-    comparison = _Comparison(subject, where)
     wanted, there = (normalised(xml, parse.document) for xml in (declared, found))
+    return [difference for difference, _spot in spots(subject, wanted, there, where)]
+
+
+def spots(subject: Subject, wanted: Any, there: Any, where: str = CONFIG) -> list[tuple[Difference, Spot]]:
+    """Return what is otherwise in a normalised document than in the other, each with where that is."""
+    comparison = _Comparison(subject, where)
     comparison.element(wanted, there, _Place())
     return comparison.differences
 
@@ -93,21 +115,21 @@ class _Place:
 class _Comparison:
     subject: Subject
     where: str
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[tuple[Difference, Spot]] = field(default_factory=list)
 
-    def say(self, name: str, declared: Any, found: Any) -> None:
-        self.differences.append(Difference(self.subject.label, name, declared, found, self.where))
+    def say(self, name: str, declared: Any, found: Any, spot: Spot) -> None:
+        self.differences.append((Difference(self.subject.label, name, declared, found, self.where), spot))
 
     def element(self, wanted: Any, found: Any, place: _Place) -> None:
         """Compare one element with its counterpart."""
         tag = local(wanted)
         text = (wanted.text or "").strip()
         if text and not same(tag, "", text, found.text or "") and not self._ballooned(tag, text, found):
-            self.say(place.name(), text, (found.text or "").strip() or None)
+            self.say(place.name(), text, (found.text or "").strip() or None, Spot(wanted, found, ""))
         for name, value in wanted.attrib.items():
             there = found.get(name)
             if not same(tag, name, value, there) and not self._stands_for(name, value, there):
-                self.say(place.name(name), value, there)
+                self.say(place.name(name), value, there, Spot(wanted, found, name))
         for child in dict.fromkeys(local(one) for one in _elements(wanted)):
             self._children(child, wanted, found, place)
         self._extras(wanted, found, place)
@@ -137,10 +159,12 @@ class _Comparison:
         for one, other in self._pairs(declared, there):
             below = self._place_of(one, place, declared)
             if other is None and tag in CONTAINERS:
+                before = len(self.differences)
                 self.element(one, etree.Element(tag), below)
+                self.differences[before:] = [(said, Spot(one, found)) for said, _spot in self.differences[before:]]
             elif other is None:
                 if not _says_nothing(one):
-                    self.say(below.name(), summary(one), None)
+                    self.say(below.name(), summary(one), None, Spot(one, found))
             else:
                 self.element(one, other, below)
 
@@ -154,7 +178,8 @@ class _Comparison:
         if called is None:
             position = name or str(siblings.index(element))
             called = f"{field_name('', tag) or tag}[{position}]"
-        return _Place(f"{outer}.{called}" if outer else called, tag)
+        kind = "drive" if tag == "disk" and element.get("device") in REMOVABLE else tag
+        return _Place(f"{outer}.{called}" if outer else called, kind)
 
     def _pairs(self, declared: list[Any], there: list[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield each declared element with its counterpart, or None: by key, by equality, in order."""
@@ -179,7 +204,7 @@ class _Comparison:
             else:
                 yield one, None
 
-    def _differences(self, wanted: Any, found: Any) -> list[Difference]:
+    def _differences(self, wanted: Any, found: Any) -> list[tuple[Difference, Spot]]:
         other = _Comparison(self.subject, self.where)
         other.element(wanted, found, _Place())
         return other.differences
@@ -188,12 +213,25 @@ class _Comparison:
         """Name what is there though nothing like it was declared, of the kinds where that counts."""
         parent = local(wanted)
         listed = {tag for outer, tag in EXTRAS_OF_LISTS if outer == parent and wanted.find(tag) is not None}
-        for tag in (EXTRAS.get(parent, frozenset()) | listed) - SKIPPED[self.subject.kind]:
+        for tag in (EXTRAS.get(parent, frozenset()) | listed | _emptied(wanted)) - SKIPPED[self.subject.kind]:
             declared = [one for one in _elements(wanted) if local(one) == tag]
             there = [one for one in _elements(found) if local(one) == tag]
             matched = [id(other) for _one, other in self._pairs(declared, there) if other is not None]
-            for one in (one for one in there if id(one) not in matched and not self._ours(one)):
-                self.say(self._place_of(one, place, [*there, None]).name(), None, summary(one))
+            for one in (one for one in there if id(one) not in matched and not self._ours(one) and not _bare(one)):
+                part = bool(place.owner) and not key(one)
+                below = place.below(tag) if part else self._place_of(one, place, [*there, None])
+                self.say(below.name(), None, summary(one), Spot(None, one))
+
+
+def _emptied(wanted: Any) -> frozenset[str]:
+    """Return what a drive that was declared without a medium must not have."""
+    drive = local(wanted) == "disk" and wanted.get("device") in REMOVABLE
+    return frozenset({"source"}) if drive else frozenset()
+
+
+def _bare(element: Any) -> bool:
+    """Tell whether it is what libvirt leaves of a medium that was ejected."""
+    return local(element) == "source" and set(element.attrib) <= {"index", "startupPolicy"}
 
 
 def _elements(parent: Any) -> list[Any]:

@@ -26,6 +26,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "entry": ("@name",),
     "feature": ("@name",),
     "vcpupin": ("@vcpu",),
+    "iothreadpin": ("@iothread",),
     "cell": ("@id",),
     "serial": ("target/@port",),
     "parameter": ("@name",),
@@ -50,9 +51,15 @@ EXTRAS: dict[str, frozenset[str]] = {
     "ip": frozenset({"dhcp"}),
     "dhcp": frozenset({"range", "bootp"}),
     "disk": frozenset({"iotune"}),
+    "iotune": frozenset({
+        f"{way}_{what}_sec{end}" for way in ("total", "read", "write") for what in ("bytes", "iops")
+        for end in ("", "_max")
+    }),
 }  # fmt: skip
 # Of these an undeclared one counts beside declared ones: the list was declared.
 EXTRAS_OF_LISTS = frozenset({("dns", "host"), ("dns", "txt"), ("dns", "srv"), ("dns", "forwarder"), ("os", "boot")})
+# Drives whose medium comes and goes: one that was declared without is empty.
+REMOVABLE = frozenset({"cdrom", "floppy"})
 # Of these libvirt keeps nothing when they are empty: what they held is what is missing.
 CONTAINERS = frozenset({"dns", "options", "features"})
 # What is said in another place, or is libvirt's or the hypervisor's own affair.

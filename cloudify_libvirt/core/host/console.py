@@ -55,17 +55,45 @@ def _end(session: Session, path: str) -> bytes:
 def remove_logs(session: Session, logs: Iterable[str], domain: str) -> list[tuple[str, CoreError]]:
     """Delete the logs of a removed guest, whose UUID is ``domain``; return those of another host that had to stay.
 
+    With each go those of its earlier parts: virtlogd begins anew when one is full. Source: libvirt, virrotatingfile.c
+
     Raises:
         CoreError: that may work later; the connection is lost, for one.
     """
     paths = [path for path in logs if path]
     if session.is_local:
-        for path in paths:
-            with suppress(OSError):
-                Path(path).unlink(missing_ok=True)
+        for path in map(Path, paths):
+            for one in [path, *(path.with_name(name) for name in _rotated(path.name, _names(path.parent)))]:
+                with suppress(OSError):
+                    one.unlink(missing_ok=True)
         return []
-    left = overlay.remove_all(session, paths, domain) if paths else []
+    left = overlay.remove_all(session, [part for path in paths for part in _parts(session, path)], domain)
     for _path, error in left:
         if error.retryable:
             raise error
     return left
+
+
+def _rotated(log: str, names: Iterable[str]) -> list[str]:
+    """Return the names of a log's earlier parts: its own with a number."""
+    return [name for name in names if name.startswith(f"{log}.") and name.removeprefix(f"{log}.").isdigit()]
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return [path.name for path in directory.iterdir()]
+    except OSError:
+        return []
+
+
+def _parts(session: Session, path: str) -> list[str]:
+    """Return a log of another host with its earlier parts."""
+    directory, name = posixpath.split(path)
+    try:
+        with overlay.pool_at(session, directory) as pool:
+            found = _rotated(name, pool.volume_names())
+    except CoreError as error:
+        if error.retryable:
+            raise
+        found = []
+    return [path, *(posixpath.join(directory, one) for one in found)]

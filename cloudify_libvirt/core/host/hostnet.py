@@ -21,6 +21,8 @@ _UP, _REJECT, _LOCAL = 0x1, 0x200, 0x80000000
 _COMPLETE = 0x2
 # Source: linux/sockios.h; struct ifreq has a name of 16 bytes and a union of 24
 _SIOCBRADDIF = 0x89A2
+# Source: linux/capability.h
+_CAP_NET_ADMIN = 1 << 12
 # The tables of fib_trie that every machine has; others are those of policy routing.
 _MAIN_TABLES = ("Main", "Local")
 
@@ -53,6 +55,13 @@ def join_bridge(interface: str, bridge: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def may_join() -> bool:
+    """Tell whether this process may make interfaces ports of bridges."""
+    status = Path("/proc/self/status")
+    held = [line for line in status.read_text().splitlines() if line.startswith("CapEff")] if status.exists() else []
+    return bool(held) and bool(int(held[0].split()[1], 16) & _CAP_NET_ADMIN)
 
 
 def macs() -> dict[str, str]:

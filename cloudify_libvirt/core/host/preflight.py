@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import network, parse
-from cloudify_libvirt.core.errors import AccessDenied, CoreError, Missing, Unsupported, quiet
+from cloudify_libvirt.core.errors import AccessDenied, Conflict, CoreError, Missing, Unsupported, quiet
 from cloudify_libvirt.core.host import hostnet
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.units import human_size
@@ -131,6 +131,16 @@ def taken_macs(session: Session, uuid: str) -> dict[str, str]:
         for mac, interface in hostnet.macs().items():
             taken.setdefault(mac, f"the host's interface {interface}")
     return taken
+
+
+def check_macs(session: Session, uuid: str, macs: Iterable[str], label: str) -> None:
+    """Raise ``Conflict`` when another domain has one of the MACs; the next try chooses others, or says so for good."""
+    wanted = set(macs)
+    others = domain_macs(session) if wanted else []
+    for name, other, mac in others:
+        if mac in wanted and other != uuid:
+            reason, remedy = f"domain '{name}' has taken MAC {mac} meanwhile", "Give the interface another mac."
+            raise Conflict("define", label, reason, remedy, retryable=True)
 
 
 def domain_macs(session: Session) -> list[tuple[str, str, str]]:

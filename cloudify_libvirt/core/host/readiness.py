@@ -154,6 +154,9 @@ def turn(
     None, when another guest has news, or when more calls wait than those for the other guests.
     """
     key = f"{domain.session.uri} {domain.uuid}"
+    if key in _waiting and _waiting[key].domain.session is not domain.session:
+        # Known by a connection that was lost since.
+        del _waiting[key]
     guest = _waiting.setdefault(key, Guest(domain, stale))
 
     def other_work() -> bool:

@@ -135,7 +135,7 @@ class ImageCache:
             InvalidSpec: not a source or not a checksum.
             Busy: another process has been fetching it for an hour.
         """
-        given, path = Checksum.parse(checksum), _local_path(source)
+        given, path = Checksum.parse(checksum), local_path(source)
         want = _Want(source, path, given, given, format_, max_bytes or _default_limit(), progress)
         with self._storage(want):
             lists = ChecksumLists(self.index.directory, offline=self.offline, warn=warn)
@@ -351,7 +351,7 @@ def _naming(source: str) -> Iterator[None]:
         ) from error
 
 
-def _local_path(source: str) -> Path | None:
+def local_path(source: str) -> Path | None:
     """Return the path that the source names, or None for one on the network."""
     try:
         parts = urlsplit(source)

@@ -5,6 +5,7 @@ An orchestrator is one user of one machine: its id is random, made once, and kep
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from lxml import etree
 
-from cloudify_libvirt.core.errors import CoreError
+from cloudify_libvirt.core.driver import libvirt
+from cloudify_libvirt.core.errors import CoreError, libvirt_call
 from cloudify_libvirt.core.parse import document
 from cloudify_libvirt.core.resource import Resource
 from cloudify_libvirt.core.spec.variables import OwnershipMark
@@ -57,6 +60,15 @@ def orchestrator_id() -> str:
     return _id_in(state_directory())
 
 
+def known_orchestrator() -> str:
+    """Return this orchestrator's id, or "" where it has none yet; nothing is written.
+
+    Raises:
+        CoreError: it is there and cannot be read.
+    """
+    return orchestrator_id() if (state_directory() / "orchestrator").exists() else ""
+
+
 @lru_cache(maxsize=8)
 def _id_in(directory: Path) -> str:
     path = directory / "orchestrator"
@@ -89,7 +101,8 @@ def make_private(directory: Path) -> None:
 def unwritable(path: Path, error: Exception) -> CoreError:
     """Return the error for a place where nothing can be kept."""
     reason = getattr(error, "strerror", None) or str(error)
-    return CoreError("keep what is made in", str(path), reason, _REMEDY)
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return CoreError("keep what is made in", str(path), reason, "Free some space there." if full else _REMEDY)
 
 
 def mark_on(found: Resource) -> OwnershipMark | None:
@@ -124,3 +137,17 @@ def mark_of(xml: str) -> OwnershipMark | None:
         str(found.get("orchestrator", "")),
         int(number) if number.isdecimal() else 0,
     )
+
+
+def put(found: Resource, xml: str) -> None:
+    """Give a domain the mark of a document, where it runs and where it is stored.
+
+    Source: https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainSetMetadata
+    """
+    wanted: Any = document(xml).find(f"metadata/{{{NAMESPACE}}}owner")
+    # libvirt writes the name space itself.
+    text = etree.tostring(etree.Element("owner", dict(wanted.attrib)), encoding="unicode")
+    flags = (libvirt.VIR_DOMAIN_AFFECT_CONFIG, *([libvirt.VIR_DOMAIN_AFFECT_LIVE] if found.active else []))
+    for flag in flags:
+        with libvirt_call("mark", found.target):
+            found.handle.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "cfy", NAMESPACE, flag)

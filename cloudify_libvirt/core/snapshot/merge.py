@@ -66,8 +66,13 @@ def merge(domain: Domain, target: str, top: str, base: str, timeout_s: float = T
 
 
 def _running(domain: Domain, target: str) -> bool:
-    with libvirt_call("read the job of", _label(domain, target)):
-        job: dict[str, Any] | None = domain.handle.blockJobInfo(target, 0)
+    try:
+        with libvirt_call("read the job of", _label(domain, target)):
+            job: dict[str, Any] | None = domain.handle.blockJobInfo(target, 0)
+    except CoreError as error:
+        if error.retryable or domain.state not in OFF:
+            raise
+        raise domain.failure("merge the files of") from error
     return bool(job)
 
 

@@ -118,8 +118,9 @@ def _check_external(taken: list[DiskState], label: str) -> None:
         raise Unsupported("snapshot", label, "no disk is left that could have an overlay", remedy)
     for disk in taken:
         if disk.kind not in ("file", "volume") or disk.encrypted:
-            what = "encrypted" if disk.encrypted else f"of type {disk.kind}"
-            reason = f"disk {disk.target} is {what}, and cannot have an overlay"
+            what = "encrypted: what is written from now on would not be"
+            what = what if disk.encrypted else f"of type {disk.kind}, and cannot have an overlay"
+            reason = f"disk {disk.target} is {what}"
             raise Unsupported("snapshot", label, reason, f"Leave it out: exclude {disk.target}.")
 
 

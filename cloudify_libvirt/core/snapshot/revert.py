@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from cloudify_libvirt.core.backup import checkpoint
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import Conflict, Missing, Unsupported, libvirt_call
+from cloudify_libvirt.core.errors import Missing, Unsupported, libvirt_call
 from cloudify_libvirt.core.snapshot import overlay
 from cloudify_libvirt.core.snapshot import xml as snapshot_xml
 from cloudify_libvirt.core.snapshot.delete import check_sources
@@ -14,11 +15,14 @@ from cloudify_libvirt.core.snapshot.xml import SnapshotFacts
 from cloudify_libvirt.core.states import OFF
 
 
-def revert(domain: Domain, name: str, journal: Journal = NO_JOURNAL, *, was_off: bool | None = None) -> None:
+def revert(domain: Domain, name: str, journal: Journal = NO_JOURNAL, *, was_off: bool | None = None) -> list[str]:
     """Bring disks, definition and memory back to the snapshot; what was written since is lost.
 
     With the memory the guest goes on where it was. Without, it is off afterwards; after a snapshot of a running
     guest's disks alone it is started if it was on. ``was_off`` says how it was before an attempt that was cut off.
+
+    Our checkpoints go before, as no increment after it would be right: the next backup is a full one. Return their
+    names.
 
     Raises:
         Missing: there is no such snapshot, or one of its files is gone.
@@ -26,24 +30,20 @@ def revert(domain: Domain, name: str, journal: Journal = NO_JOURNAL, *, was_off:
     """
     one = get(domain, name, "go back to")
     off = domain.state in OFF if was_off is None else was_off
-    _check(domain, one)
+    check(domain, one)
+    dropped = checkpoint.drop_ours(domain)
     if one.external:
         _to_files(domain, one, journal, off)
-        return
+        return dropped
     with libvirt_call("go back to", label(domain, name)):
         domain.handle.revertToSnapshot(domain.handle.snapshotLookupByName(name, 0), 0)
     domain.session.changed.set()
+    return dropped
 
 
-def _check(domain: Domain, one: SnapshotFacts) -> None:
-    """Refuse what the hypervisor would fail at half-way."""
-    checkpoints = _checkpoints(domain)
-    if checkpoints:
-        reason = f"it has checkpoints of incremental backups ({', '.join(checkpoints[:5])}), which would be wrong then"
-        remedy = (
-            f"While it runs: virsh checkpoint-delete {domain.name} {checkpoints[0]}; its next backup is a full one."
-        )
-        raise Conflict("go back to", label(domain, one.name), reason, remedy)
+def check(domain: Domain, one: SnapshotFacts) -> None:
+    """Refuse what the hypervisor would fail at half-way; nothing is touched."""
+    checkpoint.refuse_revert(domain, label(domain, one.name), internal=not one.external)
     if not one.external:
         check_sources(domain, one, "go back to")
         _check_cpus(domain, one)
@@ -62,13 +62,6 @@ def _check_cpus(domain: Domain, one: SnapshotFacts) -> None:
         reason = "its memory was saved with CPUs that had been plugged in, and no new start has these"
         remedy = "Use an external snapshot after a hotplug of CPUs, or snapshot before it."
         raise Unsupported("go back to", label(domain, one.name), reason, remedy)
-
-
-def _checkpoints(domain: Domain) -> list[str]:
-    if domain.session.driver != "qemu":
-        return []
-    with libvirt_call("list the checkpoints of", domain.target):
-        return [str(handle.getName()) for handle in domain.handle.listAllCheckpoints(0)]
 
 
 def _memory_xml(domain: Domain, one: SnapshotFacts) -> str:

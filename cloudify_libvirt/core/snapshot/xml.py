@@ -16,7 +16,10 @@ from cloudify_libvirt.core.parse import bad, document, number
 
 @dataclass(frozen=True)
 class DiskState:
-    """One disk of a domain; ``kind`` is libvirt's type of the source: file, volume, block, network, ..."""
+    """One disk of a domain; ``kind`` is libvirt's type of the source: file, volume, block, network, ...
+
+    ``secret``: UUID of the secret with the key of a disk that is encrypted with LUKS.
+    """
 
     target: str
     path: str
@@ -28,6 +31,7 @@ class DiskState:
     volume: str = ""
     encrypted: bool = False
     ready: bool = False
+    secret: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,8 @@ def _disk(element: Any) -> DiskState:
         volume=_attribute(element, "source", "volume"),
         encrypted=element.find("source/encryption") is not None or element.find("encryption") is not None,
         ready=mirror is not None and mirror.get("ready") == "yes",
+        secret=_attribute(element, "source/encryption[@format='luks']/secret", "uuid")
+        or _attribute(element, "encryption[@format='luks']/secret", "uuid"),
     )
 
 

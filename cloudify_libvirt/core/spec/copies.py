@@ -12,11 +12,12 @@ _FILLED = ("mac", "dev", "addrs")
 def only_copied(key: str, value: Any, seen: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
     """Tell whether a recorded value is the copy of a property as it was ``seen``, so that that of ``today`` counts.
 
-    MACs and addresses that were filled in do not make another value; they are kept as long as the property stays.
+    A property that is gone counts as gone. MACs and addresses that were filled in do not make another value; they are
+    kept as long as the property stays.
     """
-    if key not in seen or key not in today:
+    if key not in seen:
         return False
-    if key != "networks" or today[key] == seen[key]:
+    if key != "networks" or today.get(key) == seen[key]:
         return bool(seen[key] == value)
     return bool(_given(value, seen[key]) == seen[key])
 

@@ -109,6 +109,8 @@ class DomainBasics(Spec):
     )  # fmt: skip
     autostart: Flag = Field(default=False, description="Start the domain with the host.",
                             json_schema_extra=dsl(default=False))  # fmt: skip
+    allow_restart: Flag = Field(default=False, description="An update may restart the guest where it must.",
+                                json_schema_extra=dsl(default=False))  # fmt: skip
     title: Line | None = Field(default=None, description="Short title, one line.", json_schema_extra=dsl("string"))
     description: Text | None = Field(default=None, description="Free text.", json_schema_extra=dsl("string"))
     init: AbsolutePath = Field(default="/sbin/init", description="First program of a container.",

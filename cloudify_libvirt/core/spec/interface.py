@@ -106,8 +106,8 @@ class Interface(Part):
     rom: Flag | None = option("false: no boot ROM, which a guest that never boots from the network does not need.")
     coalesce_frames: Positive | None = option("Packets that one interrupt may tell of.")
     send_buffer: Size | None = option("What a slow receiver may hold up.")
-    isolated: Flag | None = option("It sees no other isolated interface of the bridge.")
-    trust_guest_filters: Flag | None = option("The guest may change its MAC and filters, with macvtap.")
+    isolated_port: Flag | None = option("It sees no other isolated interface of the bridge.")
+    trust_guest_rx_filters: Flag | None = option("The guest may change its MAC and filters, with macvtap.")
     acpi_index: Count | None = option("Number that names it in the guest: eno1 for 1.")
     addrs: Any = Field(default=None, description="Addresses found at start; read back and ignored.")
 

@@ -125,18 +125,18 @@ class Encryption(Part):
     passphrase_file: Annotated[str, BeforeValidator(local_file)] | None = Field(
         default=None, description="File with the key, readable by its owner alone, where the operations run."
     )
-    secret_uuid: Uuid | None = Field(default=None, description="Existing secret of libvirt that holds the key.")
+    secret: Uuid | None = Field(default=None, description="Existing secret of libvirt that holds the key.")
     ephemeral: Flag = Field(default=True, description="false: the host keeps the key over restarts of the daemon.")
 
     @model_validator(mode="after")
     def _one_key(self, info: ValidationInfo) -> Encryption:
-        given = sum(map(bool, (self.passphrase, self.passphrase_file, self.secret_uuid)))
+        given = sum(map(bool, (self.passphrase, self.passphrase_file, self.secret)))
         if given > 1 or (strict(info) and not given):
-            raise missing("passphrase", "give one of passphrase, passphrase_file and secret_uuid")
+            raise missing("passphrase", "give one of passphrase, passphrase_file and secret")
         return self
 
 
-_ENCRYPTION = "{passphrase | passphrase_file | secret_uuid, ephemeral}: encrypt with LUKS."
+_ENCRYPTION = "{passphrase | passphrase_file | secret, ephemeral}: encrypt with LUKS."
 _SOURCES = ("image", "url", "file", "content", "source_volume")
 
 

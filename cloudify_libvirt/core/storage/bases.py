@@ -22,7 +22,7 @@ from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.spec.variables import Backing, VolumeFacts
 from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.storage.users import Users
-from cloudify_libvirt.core.units import check_growth
+from cloudify_libvirt.core.units import check_growth, whole_kib
 from cloudify_libvirt.core.volume import Volume, check_room
 
 BASE_PREFIX = "base-"
@@ -158,7 +158,7 @@ def blob(pool: Pool, name: str, data: bytes, claim: Claim, besides: str = "") ->
 
 def overlay(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
     """Make a thin copy of an image: nothing is copied but the image once per pool."""
-    capacity = capacity_of(wish, image)
+    capacity = whole_kib(capacity_of(wish, image))
     with pool.lock():
         # Recorded first: the base has no other owner until the overlay stands above it.
         found = claimed(pool, wish.name, claim)
@@ -198,8 +198,8 @@ def _drop_unused(volume: Volume) -> None:
 
 def clone(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
     """Make a full copy of an image, in the wanted format; what an earlier attempt made is made anew."""
-    capacity = capacity_of(wish, image)
     format_ = wish.format or image.format
+    capacity = capacity_of(wish, image) if format_ == "raw" else whole_kib(capacity_of(wish, image))
     # A file can be uploaded as it is; what libvirt must convert has to be in a pool of its own first.
     if format_ != image.format or wish.secret or wish.flags(format_):
         return _converted(pool, replace(wish, format=format_), image, claim, capacity)
@@ -268,21 +268,30 @@ def _is_complete(base: Volume, source: Path) -> bool:
 
 
 def release_base(pool: Pool, path: str) -> bool:
-    """Delete a base image that no overlay needs any more; True when it went."""
+    """Delete a base image that no overlay needs any more; True when it went.
+
+    Looked at anew, under the lock: of several who remove their overlays at once, the last one sees that none is left.
+    """
     name = Path(path).name
     if not BASE_NAME.fullmatch(name):
         # A volume of the user's, whatever it is called: only ours goes with its last overlay.
         return False
     try:
         with pool.lock():
-            base = Volume.find(pool, name)
-            if base is None or base.path != path:
+            base, look = Volume.find(pool, name), Users(pool.session)
+            if base is None or base.path != path or look.overlays(path):
                 return False
-            base.delete()
+            base.delete(look=look)
     except (InUse, Busy):
         # Who holds it, or the pool's lock, removes it with the last overlay.
         return False
     return True
+
+
+def release_unneeded(pool: Pool) -> None:
+    """Delete the base images of a pool that no overlay needs any more."""
+    for name in filter(BASE_NAME.fullmatch, pool.volume_names()):
+        release_base(pool, str(PurePosixPath(pool.path) / name))
 
 
 def remove(
@@ -308,11 +317,8 @@ def remove(
         volume.delete(besides, look=look, wipe=wipe)
     if volume is None or not complete:
         # A base image may be there all the same: it was made first, and is nobody's without an overlay.
-        bases = (str(PurePosixPath(pool.path) / name) for name in pool.volume_names() if BASE_NAME.fullmatch(name))
-        for base in bases:
-            if not look.overlays(base):
-                release_base(pool, base)
-    elif backing and not look.overlays(backing):
+        release_unneeded(pool)
+    elif backing:
         release_base(pool, backing)
     return volume is not None
 

@@ -14,7 +14,7 @@ from cloudify_libvirt.core.image.cache import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.storage import bases as storage
 from cloudify_libvirt.core.storage.bases import Claim, Wish
-from cloudify_libvirt.core.units import check_growth
+from cloudify_libvirt.core.units import check_growth, whole_kib
 from cloudify_libvirt.core.volume import Volume, check_room, label, refuse_writers
 
 _SECTOR_BYTES = 512
@@ -53,17 +53,18 @@ def overlay_of(pool: Pool, wish: Wish, source: Volume, claim: Claim) -> Volume:
         raise InUse("lay an overlay on", source.target, reason, "Take mode: clone, or remove the volume from there.")
     if source.facts().encrypted:
         raise Unsupported("lay an overlay on", source.target, "it is encrypted", "Take mode: clone.")
+    wish = replace(wish, format="qcow2")
     capacity = _size(wish, source)
     with pool.lock():
         found = storage.claimed(pool, wish.name, claim)
-        return storage.overlay_above(pool, replace(wish, format="qcow2"), capacity, source, found)
+        return storage.overlay_above(pool, wish, capacity, source, found)
 
 
 def _size(wish: Wish, source: Volume) -> int:
     now = source.facts().capacity_bytes
     wanted = wish.capacity_bytes or now
     check_growth("make", label(source.pool, wish.name), now, wanted, "its source's")
-    return wanted
+    return wanted if wish.format == "raw" else whole_kib(wanted)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ are written out; a key stays in its secret. Source: formatdomain.html#hard-drive
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import parse
@@ -18,11 +19,26 @@ from cloudify_libvirt.core.volume import Volume
 _SECRETS = {"chap": "iscsi", "ceph": "ceph"}
 
 
+# Protocols that pools' volumes have, and where QEMU keeps what it reaches them with if that is a part of its own.
+PROTOCOLS = ("rbd", "gluster", "iscsi")
+_MODULES = ("/usr/lib/*/qemu", "/usr/lib64/qemu", "/usr/lib/qemu")
+INSTALL = "apt-get install qemu-block-extra"
+
+
+def lacks(protocol: str) -> bool:
+    """Tell whether this machine's QEMU lacks the part for a protocol; a QEMU without parts has all or says so itself.
+
+    Source: packages.debian.org/qemu-block-extra; QEMU, docs/devel/build-system, modules
+    """
+    found = [path for pattern in _MODULES for path in Path("/").glob(f"{pattern[1:]}/*.so")]
+    return bool(found) and f"block-{protocol}.so" not in {path.name for path in found}
+
+
 def source_of(pool: Pool, volume: Volume) -> NetworkSource:
     """Return where the hypervisor finds the volume.
 
     Raises:
-        Unsupported: the pool is of a type whose volumes no disk can be.
+        Unsupported: the pool is of a type whose volumes no disk can be, or this host's QEMU cannot reach them.
     """
     root = parse.document(pool.xml())
     source, type_ = root.find("source"), str(root.get("type", ""))
@@ -30,8 +46,12 @@ def source_of(pool: Pool, volume: Volume) -> NetworkSource:
     if source is None or type_ not in names:
         reason = f"volumes of pools of type {type_} have no path on the host, and a disk needs one"
         raise Unsupported("attach", volume.target, reason, "Take a template of your own for this disk.")
+    protocol = "iscsi" if type_ == "iscsi-direct" else type_
+    if pool.session.shares_files and lacks(protocol):
+        reason = f"this host's QEMU has no part for {protocol}, and a domain with the disk would not start"
+        raise Unsupported("attach", volume.target, reason, f"Install it: {INSTALL}")
     return NetworkSource(
-        protocol="iscsi" if type_ == "iscsi-direct" else type_,
+        protocol=protocol,
         name=names[type_](source, volume),
         hosts=tuple(NetworkHost(host.get("name", ""), host.get("port", "")) for host in source.findall("host")),
         initiator=_attribute(source, "initiator/iqn", "name"),

@@ -2,16 +2,20 @@
 
 libvirt itself deletes a base under its overlays and a disk under its domain without a word. One look serves all
 volumes that one operation removes: it reads each definition once, and what it says is as old as the operation.
+What a file stands on is read again by the next look only where the file is another one, or was written to since.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.driver import libvirt
@@ -22,7 +26,12 @@ from cloudify_libvirt.core.session import Session
 _NOTHING = "<nothing/>"
 # Definitions are read anew each time; only the reading of the same text is saved.
 _references = lru_cache(maxsize=4096)(parse.references)
+_volume_facts = lru_cache(maxsize=4096)(parse.volume)
 
+# A volume's path, that of its backing file, and what tells that its file is as it was, () where nothing does.
+_Backing = tuple[str, str, tuple[int, ...]]
+# By pool's UUID and volume's name.
+_backings: WeakKeyDictionary[Session, dict[str, dict[str, _Backing]]] = WeakKeyDictionary()
 
 DOMAIN, SNAPSHOT, BACKUP, VOLUME = "domain", "snapshot", "backup", "volume"
 
@@ -97,12 +106,41 @@ class Users:
 
     @cached_property
     def _of_volumes(self) -> list[_Overlay]:
-        every = ((pool, name, parse.volume(xml)) for pool in self._pools() for name, xml in _volumes(pool))
         return [
-            _Overlay(self._real(facts.path), self._real(facts.backing), _overlay(name, pool))
-            for pool, name, facts in every
-            if facts.backing
+            _Overlay(self._real(path), self._real(backing), _overlay(name, pool))
+            for pool in self._pools()
+            for name, (path, backing, _unchanged) in self._backings_in(pool).items()
+            if backing
         ]
+
+    def _backings_in(self, pool: Pool) -> dict[str, _Backing]:
+        pools, uuid = _backings.setdefault(self._session, {}), pool.uuid
+        known = pools.get(uuid, {})
+        every = ((str(handle.name()), handle) for handle in _volumes(pool))
+        found = {name: self._again(known.get(name), handle, name) for name, handle in every}
+        there = {name: one for name, one in found.items() if one is not None}
+        pools[uuid] = {name: one for name, one in there.items() if one[2]}
+        return there
+
+    def _again(self, known: _Backing | None, handle: Any, name: str) -> _Backing | None:
+        if known is not None and self._file(known[0]) == known[2]:
+            return known
+        # A file's key is its path, and at hand.
+        path = str(handle.key())
+        unchanged = self._file(path)
+        xml = unless_gone(partial(handle.XMLDesc, 0), "read", f"volume '{name}'", "")
+        if not xml:
+            return None
+        facts = _volume_facts(xml)
+        return facts.path, facts.backing, unchanged if facts.path == path else ()
+
+    def _file(self, path: str) -> tuple[int, ...]:
+        """Return what changes whenever a file does; () of what is no file, or another machine's."""
+        with suppress(OSError):
+            found = Path(path).stat() if self._session.shares_files else None
+            if found is not None and stat.S_ISREG(found.st_mode):
+                return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return ()
 
     def _pools(self) -> list[Pool]:
         with libvirt_call("list the pools of", f"hypervisor {self._session.uri}"):
@@ -130,17 +168,18 @@ def _documents(domain: Any, has_snapshots: bool) -> Iterator[tuple[User, str]]:
         yield User(BACKUP, f"a backup of {label}", uuid), quiet(domain.backupGetXMLDesc, _NOTHING)
 
 
-def _volumes(pool: Pool) -> Iterator[tuple[str, str]]:
-    """Yield name and definition of a pool's volumes, those included that others put there since its last refresh."""
-    names = set(pool.volume_names())
-    if any(name not in names and not name.startswith(".") for name in pool.contents()):
-        # Where a volume is being made, what it will stand on is locked by who makes it.
-        with suppress(Busy):
-            pool.refresh()
+def _volumes(pool: Pool) -> list[Any]:
+    """Return a pool's volumes, those included that others put there since its last refresh."""
+    volumes = _listed(pool)
+    names = {str(volume.name()) for volume in volumes}
+    if not any(name not in names and not name.startswith(".") for name in pool.contents()):
+        return volumes
+    # Where a volume is being made, what it will stand on is locked by who makes it.
+    with suppress(Busy):
+        pool.refresh()
+    return _listed(pool)
+
+
+def _listed(pool: Pool) -> list[Any]:
     with libvirt_call("list the volumes of", pool.target):
-        volumes = pool.handle.listAllVolumes(0)
-    for volume in volumes:
-        name = str(volume.name())
-        xml = unless_gone(partial(volume.XMLDesc, 0), "read", f"volume '{name}'", "")
-        if xml:
-            yield name, xml
+        return list(pool.handle.listAllVolumes(0))

@@ -20,6 +20,7 @@ from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, Missing, libvirt_call
 from cloudify_libvirt.core.identity import normalise_mac
+from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.core.wait import retry_busy, wait_until
 
 # A guest that hears of it gives a device back within seconds; one without an operating system never does.
@@ -202,22 +203,54 @@ def detach(domain: Domain, xml: str, timeout_s: float = DETACH_TIMEOUT_S) -> boo
         there = _find(definition, device)
         if there is not None:
             asked = asked or flag == live
-            _take(domain, Device(as_text(there), there), flag)
+            _take(domain, Device(as_text(there), there), flag, waits=False)
     if not asked:
         return True
-    gone = wait_until(lambda: _find(domain.xml(), device) is None, timeout_s=timeout_s, signal=domain.session.changed)
+    gone = wait_until(lambda: _given_back(domain, device), timeout_s=timeout_s, signal=domain.session.changed)
     return bool(gone)
 
 
-def _take(domain: Domain, device: Device, flag: int) -> None:
-    """Ask for a device; a running guest may be asked again."""
+def _given_back(domain: Domain, device: Device) -> bool:
+    there = _find(domain.xml(), device)
+    # Afterwards: of a guest that has just ended it was the stored definition.
+    if domain.state in OFF:
+        raise domain.failure(f"detach {device.label} of")
+    return there is None
+
+
+def _take(domain: Domain, device: Device, flag: int, *, waits: bool = True) -> None:
+    """Ask for a device; a running guest may be asked again.
+
+    libvirt itself waits 5 s for the guest, also for one that dies meanwhile; with ``waits`` False only its caller does.
+    """
+    alias = device.element.find("alias")
+    at_once = not waits and flag == libvirt.VIR_DOMAIN_AFFECT_LIVE and domain.session.driver == "qemu"
     try:
         with _doing("detach", device, domain):
-            domain.handle.detachDeviceFlags(device.xml, flag)
+            if at_once and alias is not None:
+                domain.handle.detachDeviceAlias(alias.get("name"), flag)
+            else:
+                domain.handle.detachDeviceFlags(device.xml, flag)
     except CoreError as error:
         # Source: qemu_hotplug.c, qemuDomainDetachDeviceLive: an earlier question is still open.
         if "already in the process of unplug" not in error.reason:
             raise
+
+
+def attach_live(domain: Domain, element: Any) -> None:
+    """Attach a device to the running domain alone."""
+    _attach(domain, Device(as_text(element), element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def update_live(domain: Domain, element: Any) -> None:
+    """Change a device of the running domain alone; ``element`` is the device with all that it has."""
+    call = partial(_update, domain, Device(as_text(element), element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    retry_busy(call, timeout_s=_TRAY_TIMEOUT_S)
+
+
+def ask_back(domain: Domain, element: Any) -> None:
+    """Ask the running domain's guest for a device, and return at once."""
+    _take(domain, Device(as_text(element), element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def as_text(element: Any) -> str:

@@ -207,6 +207,11 @@ def _words(size: Size) -> str:
     return f"memory {memory} of {most}, {size.vcpus} vCPUs of {size.max_vcpus}"
 
 
+def close(there_bytes: int, wanted_bytes: int) -> bool:
+    """Tell whether a guest has the memory that was asked for, but for what it rounds."""
+    return abs(there_bytes - wanted_bytes) <= _TOLERANCE_KIB * units.KIB
+
+
 def actual_kib(domain: Any) -> int:
     """Return the memory that the running guest has now, in KiB."""
     with libvirt_call("read the memory of", domain.target):
@@ -254,6 +259,8 @@ def _fresh_use(domain: Any) -> int | None:
 
     def look() -> int | None:
         now = stats()
+        if not now and domain.state in OFF:
+            raise domain.failure("read the memory of")
         if "usable" not in now or now.get("last_update", 0) == first:
             return None
         return int(now["actual"]) - int(now["usable"])

@@ -1,0 +1,105 @@
+"""Local mode's engine lets one workflow at a time at a deployment.
+
+cfy itself locks nothing: a second install of a deployment removes the state of the first under its hands. ``install``
+puts a claim around what the engine does anyway. cfy loads this module at its start, as it looks for functions of
+blueprints (entry points of the group cloudify.tosca.ext.functions); the engine's own modules are not complete then.
+
+Source: cloudify.workflows.local and dsl_parser.functions of 7.0
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cloudify_libvirt import busy, local_remains
+
+_ENGINE = "cloudify.workflows.local"
+# Defined last there.
+_COMPLETE = "StorageConflictError"
+
+
+def install() -> bool:
+    """Guard the engine, once; False while its module is not there, or is another than the known one."""
+    local = sys.modules.get(_ENGINE)
+    if local is None or not hasattr(local, _COMPLETE):
+        return False
+    if not hasattr(local.DeploymentStorage.store_execution, "guards"):
+        _wrap(local.DeploymentStorage, "store_execution", _executing)
+        _wrap(local.DeploymentStorage, "execution_ended", _executed)
+        _wrap(local.FileStorage, "remove_deployment", local_remains.removing)
+        _wrap(local.FileStorage, "get_blueprint", local_remains.reading)
+        _wrap(local.FileStorage, "get_deployment", local_remains.reading)
+        _wrap(local.FileStorage, "store_blueprint", local_remains.storing)
+        executions = functools.partial(local_remains.storing_executions, local.JSONEncoderWithDatetime)
+        _wrap(local.FileStorage, "store_executions", executions)
+        for name in ("remove_deployment", "store_blueprint", "store_deployment"):
+            _wrap(local.FileStorage, name, _writing)
+    return True
+
+
+def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    engines = getattr(owner, name)
+
+    @functools.wraps(engines)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(engines, self, *args, **kwargs)
+
+    guarded.guards = True  # type: ignore[attr-defined]
+    setattr(owner, name, guarded)
+
+
+def _executing(engines: Any, storage: Any, execution_id: Any, ctx: Any, *args: Any, **kwargs: Any) -> Any:
+    home = _home(storage)
+    if home:
+        busy.claim(home, storage.name, f"workflow {ctx['workflow_id']}")
+    stored = False
+    try:
+        engines(storage, execution_id, ctx, *args, **kwargs)
+        stored = True
+    finally:
+        if home and not stored:
+            busy.release(home, storage.name)
+
+
+def _executed(engines: Any, storage: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return engines(storage, *args, **kwargs)
+    finally:
+        if home := _home(storage):
+            busy.release(home, storage.name)
+
+
+def _writing(engines: Any, storage: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    busy.claim(storage._root_storage_dir, name, "cfy init or uninstall")
+    try:
+        return engines(storage, name, *args, **kwargs)
+    finally:
+        busy.release(storage._root_storage_dir, name)
+
+
+def _home(storage: Any) -> str:
+    """Return the directory of a deployment's storage; "" of one in memory."""
+    return str(getattr(storage._storage, "_root_storage_dir", "") or "")
+
+
+_waiting = [True]
+
+
+def _look_again(event: str, _args: Any) -> None:
+    """Guard the engine as soon as it is complete: it opens a deployment's file before it changes anything of it."""
+    if _waiting and event == "open" and install():
+        _waiting.clear()
+
+
+def plugin_version(*_: Any, **__: Any) -> str:
+    """Return the plugin's version: what the entry point is there for, by its name."""
+    from cloudify_libvirt import __version__
+
+    return __version__
+
+
+if not install():
+    sys.addaudithook(_look_again)

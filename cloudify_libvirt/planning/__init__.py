@@ -1,0 +1,1 @@
+"""What a blueprint asks for beside what is installed: compared and told, never carried out."""

@@ -1,0 +1,148 @@
+"""Bring a network that stands to what is declared today: live as far as libvirt can, the rest at its next start."""
+
+from __future__ import annotations
+
+from cloudify_libvirt.binding import look_up
+from cloudify_libvirt.core import network as host_networks
+from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.drift.compare import LIVE, Difference, Subject
+from cloudify_libvirt.core.errors import CoreError, InUse
+from cloudify_libvirt.core.host import hostnet
+from cloudify_libvirt.core.host.lock import host_lock
+from cloudify_libvirt.core.network import Network
+from cloudify_libvirt.core.update.network_entries import entries
+from cloudify_libvirt.core.update.rows import How
+from cloudify_libvirt.core.update.withdrawn import brought
+from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import declared, drift, heal, standing
+from cloudify_libvirt.steps import network as steps
+
+_SUBJECT = Subject("network", "")
+# Recorded while running guests may be off the bridge.
+_CARDS = {"cards": {"wanted": "plugged in", "now": "to be plugged in", "how": "live", "why": "", "at_start": False}}
+
+
+def update(request: Request) -> None:
+    """Carry out what differs; what waits for a restart is recorded, what takes a replacement is refused."""
+    if request.external:
+        request.record.warn(f"{request.label}: the network is not ours; it stays as it is")
+        return
+    found: Network | None = look_up(Network, request)
+    if found is None:
+        heal.network(request)
+        found = _again(request)
+    # Inputs stay in force.
+    _ = request.params
+    why = _carry_out(found, request, standing.Leave.of(request))
+    found = _again(request)
+    left = list(drift.network(declared.of_today(request)))
+    if not left:
+        request.record.put(declared=declared.network(declared.of_today(request)), bridge=found.facts().bridge)
+    standing.report(request, "network", left, why, active=found.active)
+
+
+def _again(request: Request) -> Network:
+    found: Network | None = look_up(Network, request)
+    if found is None:
+        raise CoreError("update", request.label, "its network went meanwhile", "Run it again.", retryable=True)
+    return found
+
+
+def _carry_out(found: Network, request: Request, leave: standing.Leave) -> dict[str, str]:
+    """Do what may be done; return why the rest waits, by field."""
+    if standing.takes("network", _differences(request), How.REPLACE):
+        if leave.replace:
+            _replace(found, request)
+        return {}
+    with host_lock(request.uri, "networks"):
+        why = _change(found, request)
+        found.autostart(request.spec.autostart)
+        if found.active and leave.restart and any(one.where == LIVE for one in _differences(request)):
+            why |= _restart(found, request)
+        found.start()
+        _plug(found, request)
+    return why
+
+
+def _differences(request: Request) -> list[Difference]:
+    return list(drift.network(declared.of_today(request)))
+
+
+def _change(found: Network, request: Request) -> dict[str, str]:
+    """Change the definition, then the lists of the network that runs."""
+    # Chooses what is to be chosen, and records it.
+    steps.facts(request, found.uuid)
+    wanted, last = declared.network(declared.of_today(request)), str(request.record.get("declared") or "")
+    _check_place(found, brought(_SUBJECT, wanted, last, found.xml()))
+    if any(one.where != "host" for one in _differences(request)):
+        standing.redefine(found, request, _SUBJECT, wanted, last)
+    return _change_lists(found, request, wanted, last) if found.active else {}
+
+
+def _check_place(found: Network, target: str) -> None:
+    """Refuse, before anything is changed, what the next start would fail on."""
+    now, then = found.facts(), parse.network(target)
+    session, label = found.session, found.target
+    if then.bridge and then.bridge != now.bridge and then.forward != "bridge":
+        host_networks.check_bridge(session, found.uuid, then.bridge, label)
+    new = [subnet for subnet in then.subnets if subnet not in now.subnets]
+    host_networks.check_subnets(session, found.uuid, new, label, own=now.bridge)
+    routes = [route for route in then.routes if route not in now.routes]
+    host_networks.check_routes(session, found.uuid, routes, label)
+
+
+def _change_lists(found: Network, request: Request, wanted: str, last: str) -> dict[str, str]:
+    """Tell libvirt what changed in the lists that it changes live; return its words where it would not."""
+    live = found.xml()
+    target = brought(_SUBJECT, wanted, last, live)
+    refused = []
+    for entry in entries(parse.document(target), parse.document(live)):
+        try:
+            found.change(entry)
+            request.record.note(f"{found.target}: {entry.command} {entry.xml}")
+        except CoreError as error:
+            if error.retryable:
+                raise
+            refused.append(error.reason)
+    return {"": f"libvirt would not do it live ({refused[0]}); {standing.RESTART}"} if refused else {}
+
+
+def _restart(found: Network, request: Request) -> dict[str, str]:
+    """Start the network anew and plug running guests in again; return why not, where that is not to be."""
+    users = found.users()
+    own_bridge = bool(found.facts().bridge) and found.facts().forward != "bridge"
+    if users and own_bridge and not (found.session.shares_files and hostnet.may_join()):
+        reason = f"running domains ({', '.join(users[:5])}) would lose their link, and we may not plug them in again"
+        return {"": f"{reason}: run this as root on that host, or stop them first"}
+    before = found.xml()
+    request.record.put(update_pending={**(request.record.get("update_pending") or {}), **_CARDS})
+    found.stop()
+    try:
+        found.start()
+    except CoreError:
+        # What it ran with can start.
+        Network.define(found.session, before, found.name, found.uuid)
+        found.start()
+        _plug(found, request)
+        raise
+    request.record.note(f"started {found.target} anew")
+    return {}
+
+
+def _plug(found: Network, request: Request) -> None:
+    heal.plug(found, request)
+    pending = request.record.get("update_pending") or {}
+    if "cards" in pending:
+        request.record.put(update_pending={field: entry for field, entry in pending.items() if field != "cards"})
+
+
+def _replace(found: Network, request: Request) -> None:
+    """Make the network anew, under its new name."""
+    users = found.users()
+    if users:
+        reason = f"running domains are on it: {', '.join(users[:5])}"
+        raise InUse("replace", found.target, reason, "Stop them first; it is left as it is.")
+    request.record.note(f"making {found.target} anew")
+    found.stop()
+    found.undefine()
+    steps.create(request)

@@ -1,0 +1,32 @@
+"""What a run made that was killed, and is now run again: the same call then finds its own work, and no conflict."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+from cloudify_libvirt.engine import repeats_since
+from cloudify_libvirt.request import Request
+
+# A backup of long ago is not what somebody asks for who gives the same command again.
+MOST_S = 3600.0
+
+
+def by_cut_off_run(request: Request, created: float | str | None) -> bool:
+    """Tell whether something was made by the run that this one repeats.
+
+    ``created``: when it was made, as seconds since 1970 or in ISO 8601; None where nothing was written down of it, as
+    the kill came first.
+    """
+    since = repeats_since(request.ctx)
+    if since is None or time.time() - since > MOST_S:
+        return False
+    made = datetime.fromisoformat(created).timestamp() if isinstance(created, str) else created
+    # The engine keeps whole seconds.
+    return made is None or made >= int(since)
+
+
+def written(request: Request, name: str) -> bool:
+    """Tell whether a snapshot or backup of that name was made by the run that this one repeats."""
+    entry = (request.record.get("snapshots") or {}).get(name) or {}
+    return by_cut_off_run(request, entry.get("created"))

@@ -1,0 +1,106 @@
+"""What a killed cfy leaves of its own state: half a file, half a directory; the next run makes nothing of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from cloudify.workflows import local
+
+from cloudify_libvirt import local_guard
+from cloudify_libvirt.engine import repeats_since
+
+BLUEPRINT = {
+    "tosca_definitions_version": "cloudify_dsl_1_3",
+    "node_types": {"thing": {}},
+    "node_templates": {"one": {"type": "thing"}},
+}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Any:
+    assert local_guard.install()
+    return local.FileStorage(storage_dir=str(tmp_path / "home"))
+
+
+@pytest.fixture
+def blueprint(tmp_path: Path) -> str:
+    path = tmp_path / "blueprint" / "blueprint.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(BLUEPRINT))
+    return str(path)
+
+
+@pytest.mark.parametrize("text", [None, "", '{"id": "dep", "plan'], ids=["no file", "empty", "half"])
+def test_half_a_blueprint_is_none(storage: Any, blueprint: str, tmp_path: Path, text: str | None) -> None:
+    directory = tmp_path / "home/blueprints/dep"
+    (directory / "resources").mkdir(parents=True)
+    if text is not None:
+        (directory / "blueprint.json").write_text(text)
+    assert storage.get_blueprint("dep") is None
+    local.init_env(blueprint, "dep", storage=storage)
+    assert storage.get_blueprint("dep")["id"] == "dep"
+    assert len(storage.get_node_instances("dep")) == 1
+
+
+def test_half_a_deployment_is_none(storage: Any, blueprint: str, tmp_path: Path) -> None:
+    local.init_env(blueprint, "dep", storage=storage)
+    file = tmp_path / "home/deployments/dep/deployment.json"
+    file.write_text(file.read_text()[:100])
+    assert local.load_env("dep", storage) is None
+    storage.remove_deployment("dep")
+    storage.remove_deployment("dep")
+    storage.remove_blueprint("dep")
+    local.init_env(blueprint, "dep", storage=storage)
+    assert local.load_env("dep", storage) is not None
+
+
+def test_executions_are_replaced_whole(storage: Any, blueprint: str, tmp_path: Path) -> None:
+    local.init_env(blueprint, "dep", storage=storage)
+    file = tmp_path / "home/deployments/dep/executions.json"
+    begun = datetime(2026, 1, 2, 3, 4, 5)
+    storage.store_executions("dep", [{"id": "a", "created_at": begun}])
+    with file.open() as kept:
+        storage.store_executions("dep", [])
+        assert len(json.load(kept)) == 1, "the old list was written over"
+    assert storage.get_executions("dep") == [] and not file.with_name(".executions.json").exists()
+
+
+def run(number: int, status: str = "pending", workflow: str = "backup", name: str = "one") -> dict[str, Any]:
+    begun = datetime(2026, 1, 2, 3, 0, 0) + timedelta(minutes=number)
+    return {
+        "id": str(number), "workflow_id": workflow, "parameters": {"name": name}, "status": status, "created_at": begun,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "since"),
+    [
+        ([], None),
+        ([run(1)], 1),
+        ([run(1), run(2)], 1),
+        ([run(1, "terminated")], None),
+        ([run(1, "failed")], None),
+        ([run(1), run(2, "terminated")], None),
+        ([run(1, workflow="install")], None),
+        ([run(1, name="other")], None),
+        ([run(1, name="other"), run(2)], 2),
+    ],
+)
+def test_a_run_repeats_the_killed_one_before_it(
+    storage: Any, blueprint: str, before: list[dict[str, Any]], since: int | None
+) -> None:
+    local.init_env(blueprint, "dep", storage=storage)
+    storage.store_executions("dep", [*before, run(9)])
+    endpoint = SimpleNamespace(storage=storage.load("dep"))
+    found = repeats_since(SimpleNamespace(_endpoint=endpoint, execution_id="9"))
+    assert found == (None if since is None else run(since)["created_at"].timestamp())
+
+
+def test_nothing_is_known_of_runs_on_a_manager() -> None:
+    assert repeats_since(SimpleNamespace(execution_id="9")) is None

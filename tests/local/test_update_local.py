@@ -1,0 +1,240 @@
+"""The workflow ``update`` of local mode: only differences happen, a killed one goes on, a failure says what and why."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.local.things import Things, linked, scalable
+
+KILLER = Path(__file__).with_name("cfy_written.py")
+INPUTS = {"inputs": {"count": {"default": 2}, "color": {"default": "red"}}}
+OUTPUTS = {
+    "outputs": {
+        "numbers": {"value": {"get_attributes_list": ["vm", "index"]}},
+        "color": {"value": {"get_input": "color"}},
+    }
+}
+
+
+def cluster(**vm: Any) -> dict[str, Any]:
+    properties = {"color": {"get_input": "color"}, **vm.pop("properties", {})}
+    return {
+        "net": {"type": "thing"},
+        "vm": {"type": "thing", "properties": properties, **scalable({"get_input": "count"}), **linked("net"), **vm},
+    }
+
+
+def test_only_differences_happen(things: Things) -> None:
+    things.install(cluster(), **INPUTS, **OUTPUTS)
+    before = things.of("vm")
+    assert "updated: none; added: none; removed: none; unchanged: 3" in things.start("update")
+    assert things.called() == []
+    assert len(things.called("check_drift")) == 3
+
+    said = things.start("update", inputs={"color": "blue"})
+    assert sorted(things.called()) == sorted(("update", vm) for vm in before)
+    assert {things.things[vm]["color"] for vm in before} == {"blue"}
+    assert "unchanged: 1" in said
+
+    said = things.start("update", inputs={"count": 3})
+    assert things.of("vm")[:2] == before
+    new = things.of("vm")[2]
+    assert set(things.called()) == {("create", new), ("start", new), ("establish", new)}
+    assert things.things[new]["color"] == "blue", "what was given before stays"
+    assert things.outputs() == {"numbers": [0, 1, 2], "color": "blue"}
+
+    things.start("update", inputs={"count": 1})
+    assert things.of("vm") == before[:1], "the newest go"
+    assert things.called("update", "create", "start") == []
+    assert things.outputs() == {"numbers": [0], "color": "blue"}
+    things.whole()
+    things.home.cfy("uninstall", "-b", things.name)
+    assert things.things == {}
+
+
+def test_a_changed_blueprint(things: Things) -> None:
+    things.install(cluster(), **INPUTS)
+    vms, net = things.of("vm"), things.of("net")
+    nodes = cluster(relationships=[
+        {"type": "thing_connected_to", "target": "net"}, {"type": "thing_connected_to", "target": "disk"},
+    ])  # fmt: skip
+    nodes["disk"] = {"type": "thing", "properties": {"size": 7}}
+    path = things.blueprint(nodes, **INPUTS)
+    (path.parent / "extra.txt").write_text("of the new blueprint")
+    things.start("update")
+    disk = things.of("disk")
+    assert things.of("vm") == vms and things.of("net") == net
+    assert things.called("create", "update", "delete") == [("create", disk[0])]
+    assert sorted((call["instance"], call["target"]) for call in things.calls if call["operation"] == "establish") == [
+        (vm, disk[0]) for vm in sorted(vms)
+    ]
+    things.whole()
+    kept = things.home.path / ".cloudify/profiles/local/blueprints" / things.name
+    assert [one.read_text() for one in kept.rglob("extra.txt")] == ["of the new blueprint"]
+
+    # And back: what goes is unlinked, and removed, before its node leaves the plan.
+    things.blueprint(cluster(), **INPUTS)
+    (path.parent / "extra.txt").unlink()
+    things.start("update")
+    unlinked = [(call["instance"], call["target"]) for call in things.calls if call["operation"] == "unlink"]
+    assert sorted(unlinked) == [(vm, disk[0]) for vm in sorted(vms)]
+    assert things.called("create", "update", "delete") == [("delete", disk[0])]
+    assert not list(kept.rglob("extra.txt"))
+    things.whole()
+
+
+def test_a_new_relationship_between_what_stands(things: Things) -> None:
+    nodes = {**cluster(), "other": {"type": "thing"}}
+    things.install(nodes, **INPUTS)
+    nodes["other"] = {"type": "thing", **linked("net")}
+    things.blueprint(nodes, **INPUTS)
+    things.start("update")
+    other = things.of("other")[0]
+    assert things.called() == [("establish", other)]
+    things.start("update")
+    assert things.called() == []
+    nodes["other"] = {"type": "thing"}
+    things.blueprint(nodes, **INPUTS)
+    things.start("update")
+    assert things.called() == [("unlink", other)]
+    things.whole()
+
+
+def test_changed_defaults_of_inputs(things: Things) -> None:
+    things.install(cluster(), "-i", '{"count": 1}', **INPUTS)
+    changed = {"inputs": {"count": {"default": 5}, "color": {"default": "green"}}}
+    things.blueprint(cluster(), **changed)
+    things.start("update")
+    assert [things.things[vm]["color"] for vm in things.of("vm")] == ["green"], "the count was given, the color not"
+
+
+def test_what_is_refused_changes_nothing(things: Things) -> None:
+    things.install(cluster(), **INPUTS)
+    files = {path: path.read_bytes() for path in things.directory.rglob("*.json") if path.name != "executions.json"}
+    nodes = cluster()
+    nodes["net"]["type"] = "stubborn"
+    things.blueprint(nodes, **INPUTS)
+    said = things.start("update", code=1)
+    assert "node net: its type was thing and is now stubborn" in said and "allow_replace=true" in said
+    things.blueprint(cluster(properties={"colour": "red"}), **INPUTS)
+    assert "colour" in things.start("update", code=1)
+    assert "no such file" in things.start("update", code=1, blueprint="nowhere.yaml")
+    things.blueprint(cluster(), **INPUTS)
+    assert "machines" in things.start("update", code=1, inputs={"machines": 3})
+    assert things.calls == []
+    assert {path: path.read_bytes() for path in files} == files
+    things.start("update")
+
+
+def test_a_node_of_another_type_is_made_anew_with_leave(things: Things) -> None:
+    things.install(cluster(), **INPUTS)
+    vms, net = things.of("vm"), things.of("net")
+    nodes = cluster()
+    nodes["net"]["type"] = "stubborn"
+    things.blueprint(nodes, **INPUTS)
+    things.start("update", allow_replace=True)
+    assert things.of("vm") == vms
+    assert things.of("net") != net and len(things.of("net")) == 1
+    order = [
+        name for name, instance in things.called() if instance.startswith("net") or name in ("unlink", "establish")
+    ]
+    assert order == ["unlink", "unlink", "delete", "create", "start", "establish", "establish"]
+    things.whole()
+
+
+def test_a_failure_says_what_and_why_and_stops_no_other(things: Things) -> None:
+    things.install(cluster(), **INPUTS)
+    nodes = cluster()
+    nodes["net"]["properties"] = {"size": 3, "fails": "update"}
+    nodes["other"] = {"type": "thing"}
+    things.blueprint(nodes, **INPUTS)
+    said = things.start("update", code=1, inputs={"color": "blue"})
+    net = things.of("net")[0]
+    assert f"not all could be updated: {net}: update fails, as it shall" in said
+    assert {things.things[vm]["color"] for vm in things.of("vm")} == {"blue"}
+    assert len(things.of("other")) == 1
+    nodes["net"]["properties"] = {"size": 3}
+    things.blueprint(nodes, **INPUTS)
+    things.start("update")
+    things.whole()
+
+
+def test_a_type_without_update_is_not_reinstalled_in_silence(things: Things) -> None:
+    nodes = {**cluster(), "rock": {"type": "stubborn"}}
+    things.install(nodes, **INPUTS)
+    rock = things.of("rock")
+    nodes["rock"] = {"type": "stubborn", "properties": {"size": 9}}
+    things.blueprint(nodes, **INPUTS)
+    said = things.start("update", code=1)
+    assert f"{rock[0]}: its properties changed, but its type has no update operation" in said
+    assert things.of("rock") == rock and things.called() == []
+
+
+def test_out_of_band_drift_is_mended(things: Things) -> None:
+    things.install(cluster(), **INPUTS)
+    vm = things.of("vm")[1]
+    path = things.path / "things" / vm
+    path.write_text(path.read_text().replace("red", "pink"))
+    things.start("update")
+    assert things.called() == [("update", vm)]
+    assert things.things[vm]["color"] == "red"
+
+
+KILLS = ["update 1", "create 1", "start 2", "delete 1", "delete 2", "establish 2", "unlink 1"]
+
+
+@pytest.mark.parametrize("at", KILLS)
+def test_a_killed_update_goes_on(things: Things, at: str) -> None:
+    """What goes, what comes and what changes in one update; killed in each kind of operation."""
+    nodes = {**cluster(), "gone": {"type": "thing", **scalable(2), **linked("net")}}
+    things.install(nodes, **INPUTS)
+    vms, net = things.of("vm"), things.of("net")
+    new = {**cluster(), "come": {"type": "thing", **linked("net")}}
+    things.blueprint(new, **INPUTS)
+    things.start_killed("update", at, inputs={"color": "blue", "count": 3})
+    things.start("update", inputs={"color": "blue", "count": 3})
+    assert things.of("vm")[:2] == vms and things.of("net") == net
+    assert {node: len(things.of(node)) for node in ("vm", "come", "gone")} == {"vm": 3, "come": 1, "gone": 0}
+    assert {things.things[vm]["color"] for vm in things.of("vm")} == {"blue"}
+    things.whole()
+    things.start("update")
+    assert things.called() == []
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.chaos)])
+def test_killed_between_two_writes(things: Things, tmp_path_factory: pytest.TempPathFactory, step: int) -> None:
+    """The state files themselves: before a rename, removal or new directory, from one and the same start."""
+    nodes = {**cluster(), "gone": {"type": "thing", **scalable(2), **linked("net")}}
+    things.install(nodes, **INPUTS)
+    new = {**cluster(), "come": {"type": "thing"}, "net": {"type": "thing", **linked("come")}}
+    things.blueprint(new, **INPUTS)
+    vms = things.of("vm")
+    saved = tmp_path_factory.mktemp("saved") / "home"
+    shutil.copytree(things.home.path, saved)
+    wanted = things.parameters(inputs={"color": "blue", "count": 3})
+    command = ("executions", "start", "update", "-b", things.name, "-p", wanted)
+
+    def run(count: int) -> subprocess.CompletedProcess[str]:
+        shutil.rmtree(things.home.path)
+        shutil.copytree(saved, things.home.path)
+        things.parameters(inputs={"color": "blue", "count": 3})
+        done: subprocess.CompletedProcess[str] = things.home.run(sys.executable, KILLER, count, *command)
+        return done
+
+    whole = run(0)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    changes = int(whole.stdout.split("changes: ")[1].split()[0])
+    assert changes > 10
+    for count in range(1, changes + 1, step):
+        assert run(count).returncode == -9, count
+        things.home.cfy(*command)
+        assert things.of("vm")[:2] == vms
+        assert {node: len(things.of(node)) for node in ("vm", "come", "gone")} == {"vm": 3, "come": 1, "gone": 0}, count
+        assert {things.things[vm]["color"] for vm in things.of("vm")} == {"blue"}
+        things.whole()

@@ -1,0 +1,239 @@
+"""The guest's process killed during each wait: the wait ends at once, and says why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from cloudify_libvirt import domain_tasks
+from cloudify_libvirt.core.backup import job
+from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import CoreError, GuestFailed, libvirt_call
+from cloudify_libvirt.core.host import readiness
+from cloudify_libvirt.core.session import connect
+from cloudify_libvirt.core.snapshot import merge, snapshots
+from cloudify_libvirt.core.snapshot.plan import Wish
+from cloudify_libvirt.core.states import OFF
+from cloudify_libvirt.core.update import hotplug, sizes
+from tests.driver.conftest import Node
+from tests.real import daemon
+from tests.real.backups import QEMU, Guest
+from tests.real.conftest import IMAGES, Host
+from tests.real.test_backup import pool  # noqa: F401 - a fixture
+
+# From the kill to the end of the wait; it takes 0.05 to 0.3 s where nothing else runs.
+AT_ONCE_S = 1.5
+DIED = "rocess (died|ended)"
+DEAF = """
+<domain type='qemu'><name>deaf</name><memory unit='MiB'>64</memory><os><type machine='q35'>hvm</type></os>
+<features><acpi/></features><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{directory}/deaf.qcow2'/>
+<target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{directory}/deaf.raw'/>
+<target dev='vdb' bus='virtio'/></disk>
+<interface type='user'><mac address='52:54:00:00:0e:01'/><model type='virtio'/></interface>
+<controller type='usb' model='none'/></devices></domain>
+"""
+DISK = "<disk type='file' device='disk'><source file='{directory}/deaf.raw'/><target dev='vdb' bus='virtio'/></disk>"
+
+
+class Killer:
+    """Kills the process of a guest."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.at = name, 0.0
+
+    def now(self, *_progress: object) -> None:
+        if not self.at:
+            self.at = time.monotonic()
+            os.kill(daemon.guests()[self.name], signal.SIGKILL)
+
+    def soon(self, after_s: float = 0.5) -> None:
+        threading.Timer(after_s, self.now).start()
+
+    def hold(self) -> None:
+        """Let it answer nothing until then: libvirt's call is in the middle when it comes."""
+        os.kill(daemon.guests()[self.name], signal.SIGSTOP)
+        self.soon()
+
+    @property
+    def seconds(self) -> float:
+        assert self.at, "it was not in the middle"
+        return time.monotonic() - self.at
+
+
+@pytest.fixture
+def deaf(host: Host) -> Iterator[Domain]:
+    """A guest without an operating system: it hears nothing, and gives nothing back."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    disk, data = IMAGES / "deaf.qcow2", IMAGES / "deaf.raw"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "512M"], check=True)
+    subprocess.run(["qemu-io", "-c", "write -q 0 256M", disk], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["truncate", "-s", "8M", data], check=True)
+    handle = host.connection.defineXML(DEAF.format(directory=IMAGES))
+    handle.create()
+    yield Domain.get(connect(QEMU), "deaf")
+    # It may be about to be found dead.
+    with contextlib.suppress(libvirt.libvirtError):
+        handle.destroy()
+    handle.undefineFlags(
+        libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    )
+    for path in IMAGES.glob("deaf*"):
+        path.unlink()
+
+
+def memory(domain: Domain) -> None:
+    sizes.apply(domain, sizes.Size(memory_kib=32 * 1024), timeout_s=30)
+
+
+def unplug(domain: Domain) -> None:
+    hotplug.detach(domain, DISK.format(directory=IMAGES), 30)
+
+
+def address(domain: Domain) -> None:
+    readiness.turn(domain, {}, queued=lambda: 0)
+
+
+@pytest.mark.parametrize("wait", [memory, unplug, address])
+def test_killed_while_we_wait(wait: Callable[[Domain], None], deaf: Domain) -> None:
+    killer = Killer("deaf")
+    killer.soon()
+    with pytest.raises(GuestFailed, match=DIED) as failed:
+        wait(deaf)
+    print(f"{wait.__name__}: {killer.seconds:.2f} s, {failed.value}")
+    assert killer.seconds < AT_ONCE_S
+
+
+def test_killed_during_a_merge(deaf: Domain) -> None:
+    base, overlay = (str(IMAGES / name) for name in ("deaf.qcow2", "deaf-overlay.qcow2"))
+    deaf.handle.destroy()
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay], check=True)
+    subprocess.run(["qemu-io", "-c", "write -q 0 96M", overlay], check=True, stdout=subprocess.DEVNULL)
+    xml = deaf.definition().replace(f"<source file='{base}'/>", f"<source file='{overlay}'/>")
+    deaf.session.connection.defineXML(xml)
+    deaf.handle.create()
+    slow = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
+    deaf.handle.blockCommit("vda", base, overlay, 1 << 20, slow)
+    killer = Killer("deaf")
+    killer.soon()
+    with pytest.raises(GuestFailed, match=DIED) as failed:
+        merge.merge(deaf, "vda", overlay, base)
+    print(f"merge: {killer.seconds:.2f} s, {failed.value}")
+    assert killer.seconds < AT_ONCE_S
+
+
+def test_killed_while_it_should_shut_down(deaf: Domain) -> None:
+    """What was wanted is reached: no error."""
+    killer = Killer("deaf")
+    killer.soon()
+    deaf.stop(30)
+    print(f"stop: {killer.seconds:.2f} s")
+    assert killer.seconds < AT_ONCE_S and deaf.state in OFF
+
+
+def test_killed_during_a_backup(deaf: Domain) -> None:
+    target = IMAGES / "deaf-copy.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", target, "512M"], check=True)
+    disks = [job.DiskJob("vda", str(target), "", False), job.DiskJob("vdb", "", "", False)]
+    job.begin(deaf, disks, "", "")
+    killer = Killer("deaf")
+    with pytest.raises(GuestFailed, match=DIED) as failed:
+        job.finish(deaf, 60, killer.now)
+    print(f"backup: {killer.seconds:.2f} s, {failed.value}")
+    assert killer.seconds < AT_ONCE_S
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        partial(snapshots.create, wish=Wish(name="one", kind="external", memory=False, exclude=("vdb",))),
+        lambda domain: hotplug.attach(
+            domain, "<rng model='virtio'><backend model='random'>/dev/random</backend></rng>"
+        ),
+    ],
+    ids=["snapshot", "attach"],
+)
+def test_killed_in_the_middle_of_a_call(call: Callable[[Domain], Any], deaf: Domain) -> None:
+    killer = Killer("deaf")
+    killer.hold()
+    with pytest.raises(CoreError) as failed:
+        call(deaf)
+    print(failed.value)
+    print(f"call: {killer.seconds:.2f} s, {type(failed.value).__name__} {failed.value}")
+    assert killer.seconds < AT_ONCE_S
+    assert not failed.value.retryable
+    assert not deaf.handle.snapshotNum()
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Path) -> Iterator[Path]:
+    """A file system of 4 MiB below the pool's."""
+    directory = IMAGES / "outage-small"
+    directory.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "small", directory], check=True)
+    yield directory
+    subprocess.run(["umount", "-l", directory], check=True)
+    directory.rmdir()
+
+
+@pytest.fixture(scope="module")
+def talking(pool: Path, small: Path) -> Iterator[Guest]:  # noqa: F811
+    """A guest with an agent, whose second disk's file system has less space than the disk."""
+    guest = Guest("talking", pool, pool / "tests-base.qcow2")
+    guest.define()
+    subprocess.run(["truncate", "-s", "8M", small / "data.raw"], check=True)
+    xml = guest.handle.XMLDesc().replace(str(guest.data), f"{small}/data.raw")
+    guest.connection.defineXML(xml)
+    guest.boot()
+    yield guest
+    guest.remove()
+    (small / "data.raw").unlink()
+
+
+def test_no_space_left_for_a_running_guest(talking: Guest, small: Path) -> None:
+    """The guest stands still; check_status says why; with room again it goes on, and has written everything."""
+    talking.agent("guest-exec", path="/bin/sh", arg=["-c", "dd if=/dev/urandom of=/dev/vdb bs=1M count=7 conv=fsync"])
+    domain, deadline = talking.domain, time.monotonic() + 60
+    while not domain.stalled_disks:
+        assert time.monotonic() < deadline, "it did not run out of space"
+        time.sleep(0.1)
+    node = Node(name="talking", properties={"libvirt_auth": QEMU, "use_external_resource": True})
+    node.runtime |= {"resource_id": "talking", "uuid": domain.uuid, "started_at": 1.0, "use_external_resource": True}
+    with pytest.raises(Exception, match="stands still") as failed:
+        node.run(domain_tasks.check_status)
+    print(failed.value)
+    assert f"there is no space left for disk vdb ({small}/data.raw)" in str(failed.value)
+    subprocess.run(["mount", "-o", "remount,size=16m", small], check=True)
+    node.run(domain_tasks.resume)
+    node.run(domain_tasks.check_status)
+    while talking.sh("cmp -n 7340032 /dev/vdb /dev/zero | head -1; pidof dd || true").strip().isdigit():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert not domain.stalled_disks
+    assert (small / "data.raw").stat().st_blocks * 512 >= 7 << 20, "all that it wrote is there"
+
+
+def test_killed_while_it_freezes(talking: Guest) -> None:
+    """Last, as it is dead then."""
+    # An agent that says nothing: the question to it is open when the guest dies.
+    talking.agent("guest-exec", path="/bin/sh", arg=["-c", "sleep 0.3; kill -STOP $(pidof qemu-ga)"])
+    time.sleep(2)
+    killer = Killer("talking")
+    killer.soon()
+    with pytest.raises(CoreError) as failed, libvirt_call("freeze the file systems of", talking.domain.target):
+        talking.handle.agentSetResponseTimeout(30, 0)
+        talking.handle.fsFreeze()
+    print(f"freeze: {killer.seconds:.2f} s, {type(failed.value).__name__} {failed.value}")
+    assert killer.seconds < AT_ONCE_S

@@ -1,0 +1,450 @@
+"""Each row of the networks' update table, on the network of a running guest: its link, its lease, its QEMU stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloudify.exceptions import NonRecoverableError
+
+from cloudify_libvirt import domain_tasks, network_tasks, pool_tasks
+from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.update import table_network
+from cloudify_libvirt.core.update.rows import How
+from cloudify_libvirt.core.update.table import how
+from tests.driver.conftest import Node
+from tests.real.conftest import PYTHON, QEMU, ROOT, SSH_OPTIONS, public_key, ssh, virsh
+from tests.real.netlab import command, eventually
+from tests.real.test_networks import can_limit_rates
+
+NAME = "updnet"
+WIRES = ("updwire0", "updwire1")
+BASE: dict[str, Any] = {"name": NAME, "cidr": "10.97.8.0/24", "dev": "updbr0"}
+OTHERS = "<host mac='52:54:00:97:08:77' name='theirs' ip='10.97.8.77'/>"
+
+
+def node(node_name: str, **params: Any) -> Node:
+    return Node(name=node_name, params=params, properties={"libvirt_auth": QEMU}, deployment="updnet")
+
+
+def xml(name: str = NAME, *, stored: bool = False) -> str:
+    return virsh("net-dumpxml", name, *(["--inactive"] if stored else []))
+
+
+@dataclass
+class Talk:
+    """One ssh session that stays open: what a guest's user has."""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def begin(cls, key: Path, address: str) -> Talk:
+        options = [*SSH_OPTIONS, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6"]
+        words = ["ssh", "-T", "-i", str(key), *options, f"root@{address}", "cat"]
+        return cls(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+
+    def hears(self, text: str) -> bool:
+        """Whether the guest says back what it was told, over the connection of the beginning."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{text}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip() == text
+
+
+@dataclass
+class Site:
+    """A network with a guest on it."""
+
+    net: Node
+    guest: Node
+    talk: Talk
+    pid: int
+    key: Path
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def update(self, what: Node | None = None, **inputs: Any) -> None:
+        (what or self.net).run(network_tasks.update, **inputs)
+
+    def drift(self, what: Node | None = None) -> list[dict[str, Any]]:
+        return (what or self.net).run(network_tasks.check_drift) or []
+
+    def asks(self, name: str) -> str:
+        """What the guest hears of the network's DNS server."""
+        return ssh(self.key, self.guest.runtime["ip"], f"nslookup {name} 10.97.8.1 || true")
+
+    def stands(self) -> bool:
+        """Whether the guest is the same process, and its card in the bridge."""
+        os.kill(self.pid, 0)
+        card = parse.domain(virsh("dumpxml", "updguest")).interfaces[0].host_device
+        master = Path(f"/sys/class/net/{card}/master").resolve().name
+        return pid() == self.pid and master == parse.network(xml()).bridge
+
+
+def pid() -> int:
+    return int(Path("/run/libvirt/qemu/updguest.pid").read_text())
+
+
+def run(which: Node, module: Any, *operations: str) -> None:
+    for operation in operations:
+        which.run(getattr(module, operation))
+
+
+@pytest.fixture(scope="module")
+def site(tiny: Path, key: Path) -> Iterator[Site]:
+    net, pool = node("net", **BASE), node("pool", name=NAME)
+    guest = node(
+        "guest", name="updguest", memory="128 MiB", image=str(tiny), pool=NAME, networks=[{"network": NAME}],
+        cloud_init={"ssh_authorized_keys": [public_key(key)]}, ssh_user="root", shutdown_timeout_s=2, wait_for_ip=True,
+    )  # fmt: skip
+    try:
+        run(net, network_tasks, "create", "start")
+        run(pool, pool_tasks, "create", "configure", "start")
+        run(guest, domain_tasks, "create", "configure", "start")
+        assert eventually(lambda: guest.run(domain_tasks.get_state), 60)
+        address = guest.runtime["ip"]
+        ssh(key, address, "true")
+        talk = Talk.begin(key, address)
+        assert talk.hears("hello")
+        virsh("net-update", NAME, "add", "ip-dhcp-host", OTHERS, "--live", "--config")
+        found = Site(net, guest, talk, pid(), key)
+        yield found
+        talk.process.terminate()
+        for row, milliseconds in found.milliseconds.items():
+            print(f"{row} {milliseconds:.0f} ms")
+    finally:
+        run(guest, domain_tasks, "stop", "delete")
+        run(net, network_tasks, "delete")
+        run(pool, pool_tasks, "delete")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is changed, and what the network's definition then has; taken back it has it no more."""
+
+    changes: dict[str, Any]
+    has: str
+
+
+CASES: dict[str, Case] = {
+    "ips[*].hosts[*]*": Case({"hosts": [{"mac": "52:54:00:97:08:30", "ip": "10.97.8.30", "name": "fixed"}]},
+                             "<host mac='52:54:00:97:08:30' name='fixed' ip='10.97.8.30'/>"),
+    "ips[*].ranges[*]*": Case({"lease_s": 7200}, "<lease expiry="),
+    "hosts[*]*": Case({"dns": {"hosts": [{"ip": "10.97.8.9", "names": ["web"]}]}}, "<hostname>web</hostname>"),
+    "dns.txt*": Case({"dns": {"txt": [{"name": "motto", "value": "one, two"}]}}, "<txt name='motto'"),
+    "dns.srv*": Case({"dns": {"srv": [{"service": "ldap", "protocol": "tcp", "target": "web", "port": 389}]}},
+                     "<srv service='ldap'"),
+    "portgroups[*]*": Case({"portgroups": [{"name": "fast", "default": True}]}, "<portgroup name='fast'"),
+    "dns*": Case({"dns": {"forwarders": [{"domain": "lab.example", "addr": "10.97.8.50"}]}}, "<forwarder domain="),
+    "ips[*]*": Case({"bootp": {"file": "pxelinux.0"}}, "<bootp file='pxelinux.0'/>"),
+    "routes[*]*": Case({"routes": [{"to": "10.97.99.0/24", "via": "10.97.8.5"}]}, "<route address='10.97.99.0'"),
+    "mode": Case({"mode": "route"}, "<forward mode='route'/>"),
+    "forward*": Case({"forwards": [{"mode": "nat", "nat": {"ports": {"start": 2000, "end": 3000}}}]},
+                     "<port start='2000' end='3000'/>"),
+    "dev": Case({"dev": "updbr9"}, "<bridge name='updbr9'"),
+    "stp": Case({"stp": True}, "stp='on'"),
+    "delay_s": Case({"delay_s": 2}, "delay='2'"),
+    "domain*": Case({"domain": "lab.example"}, "<domain name='lab.example' localOnly='yes'/>"),
+    "mtu*": Case({"mtu": 1400}, "<mtu size='1400'/>"),
+    "mac": Case({"mac": "52:54:00:97:08:fe"}, "<mac address='52:54:00:97:08:fe'/>"),
+    "ipv6": Case({"guest_ipv6": True}, "ipv6='yes'"),
+    "trustGuestRxFilters": Case({"trust_guest_rx_filters": True}, "trustGuestRxFilters='yes'"),
+    "dnsmasq[*]": Case({"dnsmasq": ["dhcp-option=42,10.97.8.1"]}, "dhcp-option=42,10.97.8.1"),
+    "port*": Case({"isolated_ports": True}, "<port isolated='yes'/>"),
+}  # fmt: skip
+# These have tests of their own below.
+OWN_TESTS = {
+    "autostart", "state", "existence", "cards", "ips[*].dhcp", "forwards[0].interfaces[*]", "name", "virtualport*",
+    "vlan*", "tag[*]*", "bandwidth*", "bridge*", "*",
+}  # fmt: skip
+
+
+def test_every_row_has_a_case() -> None:
+    assert {row.field for row in table_network.ROWS} == set(CASES) | OWN_TESTS
+    assert all(row.source.startswith("https://libvirt.org/") for row in table_network.ROWS)
+    assert how("network", "something.new", active=True).field == "*"
+
+
+@pytest.fixture(autouse=True)
+def as_before(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a failed test changed would fail the next ones, too."""
+    yield
+    if "site" in request.fixturenames:
+        found: Site = request.getfixturevalue("site")
+        found.net.params.clear()
+        found.net.params.update(BASE)
+        if found.drift():
+            found.update(allow_restart=True)
+
+
+@pytest.mark.parametrize("row", CASES)
+def test_a_row(row: str, site: Site) -> None:
+    case, uuid = CASES[row], virsh("net-uuid", NAME)
+    wanted = next(one for one in table_network.ROWS if one.field == row).how
+    assert site.drift() == []
+    site.net.params.update(case.changes)
+    found = site.drift()
+    rows = [how("network", one["field"], active=True) for one in found]
+    assert row in {one.field for one in rows} and {one.how for one in rows} == {wanted}, found
+    begin = time.monotonic()
+    site.update()
+    site.milliseconds[row] = (time.monotonic() - begin) * 1000
+    assert case.has in xml(stored=True) and site.stands()
+    if wanted is How.RESTART:
+        # Only what runs waits, and it is named.
+        assert case.has not in xml()
+        assert (
+            {(one["field"], one["where"]) for one in site.drift()}
+            == {(one, "live") for one in site.net.runtime["update_pending"]}
+            != set()
+        )
+        begin = time.monotonic()
+        site.update(allow_restart=True)
+        site.milliseconds[f"{row} restart"] = (time.monotonic() - begin) * 1000
+    assert (site.drift(), site.net.runtime.get("update_pending") or {}) == ([], {})
+    assert case.has in xml() and site.stands()
+    for key in case.changes:
+        site.net.params.pop(key)
+    site.net.params.update(BASE)
+    assert site.drift() != []
+    site.update(allow_restart=True)
+    assert site.drift() == []
+    assert case.has not in xml() and case.has not in xml(stored=True)
+    assert site.stands() and site.talk.hears(row)
+    assert virsh("net-uuid", NAME) == uuid
+    # What somebody else reserved is theirs.
+    assert "52:54:00:97:08:77" in xml() and "52:54:00:97:08:77" in xml(stored=True)
+
+
+def test_dhcp_goes_off_and_on(site: Site) -> None:
+    """What is to go off goes live, too; the guest keeps its address until its lease ends."""
+    site.net.params["dhcp"] = False
+    assert {one["field"] for one in site.drift()} == {"ips[10.97.8.1].dhcp"}
+    site.update()
+    assert site.drift() == [] and "<range" not in xml() and site.stands()
+    del site.net.params["dhcp"]
+    site.update()
+    assert site.drift() == [] and "<range" in xml() and site.talk.hears("dhcp")
+    virsh("net-update", NAME, "add", "ip-dhcp-host", OTHERS, "--live", "--config")
+
+
+def test_the_dns_server_answers_and_stays_the_same_process(site: Site) -> None:
+    server = Path(f"/run/libvirt/network/{NAME}.pid").read_text()
+    site.net.params["dns"] = {"hosts": [{"ip": "10.97.8.9", "names": ["web", "www"]}]}
+    site.net.params["hosts"] = [{"mac": "52:54:00:97:08:31", "ip": "10.97.8.31"}]
+    site.update()
+    assert "10.97.8.9" in site.asks("www")
+    site.net.params["dns"] = {"hosts": [{"ip": "10.97.8.19", "names": ["www"]}]}
+    site.net.params["hosts"] = [{"mac": "52:54:00:97:08:31", "ip": "10.97.8.32"}]
+    site.update()
+    assert site.drift() == [] and "10.97.8.19" in site.asks("www") and "ip='10.97.8.31'" not in xml()
+    assert Path(f"/run/libvirt/network/{NAME}.pid").read_text() == server
+
+
+def test_it_starts_with_the_host_or_not(site: Site) -> None:
+    site.net.params["autostart"] = False
+    site.update()
+    assert site.drift() == [] and "no" in next(line for line in virsh("net-info", NAME).splitlines() if "Auto" in line)
+
+
+def test_a_network_that_is_off_or_gone_comes_back_with_its_guest(site: Site) -> None:
+    uuid = virsh("net-uuid", NAME)
+    virsh("net-destroy", NAME)
+    assert not site.stands()
+    site.update()
+    assert site.stands() and site.drift() == []
+    virsh("net-destroy", NAME)
+    virsh("net-undefine", NAME)
+    assert [one["field"] for one in site.drift()] == ["existence"]
+    site.update()
+    assert (virsh("net-uuid", NAME), site.drift()) == (uuid, []) and site.stands() and site.talk.hears("again")
+    virsh("net-update", NAME, "add", "ip-dhcp-host", OTHERS, "--live", "--config")
+
+
+def test_an_update_that_was_killed_between_stop_and_plug(site: Site) -> None:
+    virsh("net-destroy", NAME)
+    virsh("net-start", NAME)
+    site.net.runtime["update_pending"] = {"cards": {"wanted": "plugged in", "now": "", "how": "live", "why": ""}}
+    assert [one["field"] for one in site.drift()] == ["cards"]
+    site.update()
+    assert site.stands() and site.drift() == [] and not site.net.runtime["update_pending"]
+
+
+def test_what_cannot_start_leaves_what_runs(site: Site) -> None:
+    """A zone of firewalld, which does not run here: libvirt sees it at the start."""
+    site.net.params["zone"] = "public"
+    site.update()
+    assert [(one["field"], one["where"]) for one in site.drift()] == [("bridge.zone", "live")]
+    with pytest.raises(NonRecoverableError, match=r"firewalld is not active.*params\.zone"):
+        site.update(allow_restart=True)
+    assert site.stands() and site.talk.hears("still here")
+    assert "public" not in xml() and "public" not in xml(stored=True)
+
+
+def test_a_definition_that_libvirt_refuses_leaves_the_old_one(site: Site) -> None:
+    before = xml(), xml(stored=True)
+    # Right by the schema; that its range is of another subnet, libvirt alone says.
+    site.net.properties["template_content"] = before[1].replace("10.97.8.254", "10.97.9.254")
+    try:
+        with pytest.raises(
+            NonRecoverableError, match=r"change the definition of network 'updnet'.*It stands as it was"
+        ):
+            site.update(allow_restart=True)
+    finally:
+        del site.net.properties["template_content"]
+    assert (xml(), xml(stored=True)) == before and site.stands()
+
+
+def test_a_subnet_that_is_taken_is_refused_before_anything_is_changed(site: Site) -> None:
+    before = xml(), xml(stored=True)
+    command("ip", "link", "add", WIRES[0], "type", "veth", "peer", "name", WIRES[1])
+    try:
+        command("ip", "addr", "add", "10.97.9.1/24", "dev", WIRES[0])
+        command("ip", "link", "set", WIRES[0], "up")
+        site.net.params["cidr"] = "10.97.9.0/24"
+        with pytest.raises(NonRecoverableError, match=r"subnet 10\.97\.9\.0/24 overlaps"):
+            site.update(allow_restart=True)
+        # The engine would install the network anew after such a failure, and take the guest's link away.
+        site.net.workflow = "csys_new_deployment_update"
+        site.update(allow_restart=True)
+        assert "overlaps" in site.net.runtime["update_refused"]
+    finally:
+        site.net.workflow = ""
+        command("ip", "link", "del", WIRES[0])
+    assert (xml(), xml(stored=True)) == before and site.stands()
+
+
+def test_another_name_takes_another_network(site: Site) -> None:
+    site.net.params["name"] = "updother"
+    with pytest.raises(NonRecoverableError, match="allow_replace"):
+        site.update()
+    assert site.net.runtime["update_pending"]["name"]["how"] == "replace"
+    with pytest.raises(NonRecoverableError, match="running domains are on it: updguest"):
+        site.update(allow_replace=True)
+    assert site.stands()
+    bare = node("bare", name="updbare", cidr="10.97.11.0/24")
+    bare.run(network_tasks.create)
+    try:
+        uuid = virsh("net-uuid", "updbare")
+        bare.params["name"] = "updnamed"
+        site.update(bare, allow_replace=True)
+        assert (virsh("net-uuid", "updnamed"), site.drift(bare)) == (uuid, [])
+        assert "updbare" not in virsh("net-list", "--all", "--name")
+    finally:
+        bare.run(network_tasks.delete)
+
+
+def test_limits_of_rates(site: Site) -> None:
+    site.net.params["bandwidth"] = {"inbound": {"average_kb_s": 4000}}
+    site.update()
+    assert {one["field"].partition(".")[0] for one in site.drift()} == {"bandwidth"}
+    if not can_limit_rates():
+        with pytest.raises(NonRecoverableError, match=r"leave out params\.bandwidth"):
+            site.update(allow_restart=True)
+        assert "<inbound" not in xml() and site.stands()
+        return
+    site.update(allow_restart=True)
+    assert site.drift() == [] and "<inbound average='4000'" in xml() and site.stands()
+
+
+def test_devices_and_switches_of_the_host(site: Site) -> None:
+    """Networks without a bridge of their own: what they stand on, and the tags and switch of their ports."""
+    command("ip", "link", "add", WIRES[0], "type", "veth", "peer", "name", WIRES[1])
+    taps = node("taps", name="updtaps", forwards=[{"mode": "private", "interfaces": [WIRES[0]]}])
+    ports = node("ports", name="updports", mode="bridge", dev=WIRES[0], virtualport="openvswitch", vlan=42)
+    try:
+        run(taps, network_tasks, "create")
+        taps.params["forwards"] = [{"mode": "private", "interfaces": list(WIRES)}]
+        assert {one["field"] for one in site.drift(taps)} == {f"forwards[0].interfaces[{WIRES[1]}]"}
+        site.update(taps)
+        assert site.drift(taps) == [] and f"<interface dev='{WIRES[1]}'" in xml("updtaps")
+        run(ports, network_tasks, "create")
+        ports.params["vlan"] = 43
+        assert {one["field"] for one in site.drift(ports)} == {"tag[43]", "tag[42]"}
+        site.update(ports, allow_restart=True)
+        assert site.drift(ports) == [] and "<tag id='43'/>" in xml("updports")
+        del ports.params["vlan"]
+        assert {one["field"].partition("[")[0] for one in site.drift(ports)} == {"vlan"}
+        site.update(ports, allow_restart=True)
+        assert "<vlan" not in xml("updports")
+        ports.params["virtualport"] = {"type": "openvswitch", "profile_id": "gold"}
+        assert {one["field"] for one in site.drift(ports)} == {"virtualport.parameters"}
+        site.update(ports, allow_restart=True)
+        assert site.drift(ports) == [] and "profileid='gold'" in xml("updports")
+    finally:
+        run(taps, network_tasks, "delete")
+        run(ports, network_tasks, "delete")
+        command("ip", "link", "del", WIRES[0])
+
+
+def test_others_networks_are_left(site: Site) -> None:
+    theirs = node("theirs", name=NAME, mtu=1300)
+    theirs.properties.update(use_external_resource=True, resource_id=NAME)
+    theirs.run(network_tasks.create)
+    site.update(theirs, allow_restart=True)
+    assert "<mtu" not in xml(stored=True)
+
+
+# Runs an update with the runtime properties kept in a file, and dies behind the N-th call that changes the host.
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+import libvirt
+from cloudify_libvirt import network_tasks
+from cloudify_libvirt.core.host import hostnet
+from tests.driver import conftest
+
+given = json.loads(sys.argv[1])
+class Instance(conftest.CountingInstance):
+    def update(self):
+        Path(given["journal"]).write_text(json.dumps(dict(self.runtime_properties)))
+conftest.CountingInstance = Instance
+left = [given["calls"]]
+
+def dying(original):
+    def call(*arguments, **more):
+        result = original(*arguments, **more)
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+
+for owner, name in ((libvirt.virConnect, "networkDefineXML"), (libvirt.virNetwork, "update"),
+                    (libvirt.virNetwork, "destroy"), (libvirt.virNetwork, "create"), (hostnet, "join_bridge")):
+    setattr(owner, name, dying(getattr(owner, name)))
+conftest.Node(**given["node"]).run(network_tasks.update, allow_restart=True)
+"""
+TOGETHER = {
+    "hosts": [{"mac": "52:54:00:97:08:30", "ip": "10.97.8.30"}],
+    "dns": {"txt": [{"name": "motto", "value": "one"}]},
+    "mtu": 1400,
+}
+
+
+# A definition, two entries, the end of the network, its start, the guest's card.
+@pytest.mark.parametrize("calls", range(1, 7))
+def test_killed_behind_each_call_it_goes_on(calls: int, site: Site, tmp_path: Path) -> None:
+    site.net.params.update(TOGETHER)
+    journal, node_ = tmp_path / "journal", site.net
+    given = {
+        "journal": str(journal), "calls": calls,
+        "node": {"name": node_.name, "params": node_.params, "properties": node_.properties,
+                 "deployment": node_.deployment, "runtime": node_.runtime},
+    }  # fmt: skip
+    words = [str(PYTHON), "-W", "ignore", "-c", CHILD, json.dumps(given)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr[-2000:]
+    if journal.exists():
+        node_.runtime.update(json.loads(journal.read_text()))
+    if site.drift():
+        site.update(allow_restart=True)
+    assert site.drift() == [] and not node_.runtime.get("update_pending")
+    assert all(text in xml() for text in ("10.97.8.30", "<txt name='motto'", "<mtu size='1400'/>"))
+    assert site.stands() and site.talk.hears(f"killed {calls}")
