@@ -112,9 +112,9 @@ def test_unknown_property(attempt: Attempt, clean_host: Host, bad: Node, words: 
     ("bad", "operation", "words"),
     [
         (vm({"params": {"memmory": "64 MiB"}}), "configure", ["params.memmory of node thing", "Did you mean 'memory'"]),
-        (vm(networks=[{"netwrk": "x"}]), "configure", ["params.networks[0].netwrk", "Did you mean 'network'"]),
-        (vm(image={"source": "/x", "cheksum": "y"}), "configure", ["params.image.cheksum", "'checksum'"]),
-        (vm(cloud_init={"user-data": "x"}), "configure", ["params.cloud_init.user-data", "'user_data'"]),
+        (vm(networks=[{"netwrk": "x"}]), "validate", ["params.networks[0].netwrk", "Did you mean 'network'"]),
+        (vm(image={"source": "/x", "cheksum": "y"}), "validate", ["params.image.cheksum", "'checksum'"]),
+        (vm(cloud_init={"user-data": "x"}), "validate", ["params.cloud_init.user-data", "'user_data'"]),
         (node("network", params={"ips": [{"adress": "10.9.9.1"}]}), "validate", ["params.ips[0].adress", "'address'"]),
         (volume({"params": {"sise": "1 MiB"}}), "create", ["params.sise of node thing", "Did you mean 'size'"]),
         (node("pool", {"params": {"paht": "/x"}}, "create"), "create", ["params.paht", "'path'"]),
