@@ -23,6 +23,7 @@ from cloudify_libvirt.request import Request
 JOURNAL = (
     "resource_id", "uuid", "made", "filled", "origin", "reservations", "secret", "built", "formatted", "wiped", "pool",
     "path", "bridge", "cidr", "cidr6", "console_log", "serial_logs", "snapshot_files",
+    "made_as",
 )  # fmt: skip
 _KINDS = frozenset({"domain", "network", "pool", "volume"})
 REMEDY = "Remove what is left (cfy-libvirt orphans --remove), or install under another deployment name."

@@ -19,6 +19,7 @@ from cloudify_libvirt.core.spec import Kind
 from cloudify_libvirt.request import Request
 
 Operation = Callable[..., Any]
+Translation = Callable[[errors.CoreError, Any], Exception | None]
 
 local_storage.improve()
 local_guard.install()
@@ -67,10 +68,20 @@ def own_side(ctx: Any) -> Any:
     return SourceSide(ctx) if getattr(ctx, "type", "") == "relationship-instance" else ctx
 
 
-def as_operation(kind: Kind, *, records: bool = True) -> Callable[[Callable[[Request], Any]], Operation]:
+def for_engine(error: errors.CoreError, ctx: Any) -> Exception:
+    """Translate: worth retrying or not; the message gets the node instance in front."""
+    kind = RecoverableError if error.retryable else NonRecoverableError
+    translated: Exception = kind(f"{ctx.instance.id}: {error}")
+    return translated
+
+
+def as_operation(
+    kind: Kind, *, records: bool = True, translate: Translation = for_engine
+) -> Callable[[Callable[[Request], Any]], Operation]:
     """Make an operation of a function of the request; ``kind`` names the spec that its params follow.
 
-    One that only checks leaves no trace: with ``records=False`` nothing is written to runtime properties.
+    One that only checks leaves no trace: with ``records=False`` nothing is written to runtime properties. ``translate``
+    says what the engine hears of an error, also of one in the request itself: an exception, or None to let it pass.
     """
 
     def decorate(function: Callable[[Request], Any]) -> Operation:
@@ -86,7 +97,10 @@ def as_operation(kind: Kind, *, records: bool = True) -> Callable[[Callable[[Req
             try:
                 return bridged(attempt, lambda: Request(ctx, kind, kwargs, records=False).uri, ctx.logger.warning)
             except errors.CoreError as error:
-                raise _for_engine(error, ctx) from error
+                translated = translate(error, ctx)
+                if translated is None:
+                    return None
+                raise translated from error
 
         marked: Operation = operation(run, resumable=True)
         return marked
@@ -116,17 +130,10 @@ def operates_on(
         def act(request: Request) -> Any:
             if external is External.SKIP and request.external:
                 return None
+            if missing is Missing.FAIL:
+                return function(existing(noun, request, function.__name__), request)
             found = look_up(noun, request)
-            if found is not None:
-                return function(found, request)
-            if missing is Missing.SKIP:
-                return None
-            raise errors.Missing(
-                function.__name__,
-                f"the {noun.noun} of {request.label}",
-                "it was never made, or is gone",
-                "Install the node first, or heal it.",
-            )
+            return None if found is None else function(found, request)
 
         return as_operation(kind)(functools.wraps(function)(act))
 
@@ -155,6 +162,19 @@ def look_up(noun: Any, request: Request) -> Any:
     """Return the object that this instance recorded, or None; a name alone would be anybody's."""
     recorded = request.record.get("uuid") if request.record.get("resource_id") else None
     return noun.find_by_uuid(request.session, recorded) if recorded else None
+
+
+def existing(noun: Any, request: Request, action: str) -> Any:
+    """Return the object that this instance recorded.
+
+    Raises:
+        Missing: there is none, so that the action cannot be done.
+    """
+    found = look_up(noun, request)
+    if found is None:
+        reason, remedy = "it was never made, or is gone", "Install the node first, or heal it."
+        raise errors.Missing(action, f"the {noun.noun} of {request.label}", reason, remedy)
+    return found
 
 
 def find_external(noun: Any, request: Request) -> Any:
@@ -204,10 +224,3 @@ def _check_kept(request: Request, found: Any, fits: Fits, journal: dict[str, Any
     if found is not None:
         check_ours(request, found, journal)
     fits(journal)
-
-
-def _for_engine(error: errors.CoreError, ctx: Any) -> Exception:
-    """Translate: worth retrying or not; the message gets the node instance in front."""
-    kind = RecoverableError if error.retryable else NonRecoverableError
-    translated: Exception = kind(f"{ctx.instance.id}: {error}")
-    return translated

@@ -6,7 +6,6 @@ of cfy.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
@@ -14,6 +13,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from cloudify_libvirt.core.host import ofd
 
 _held: dict[tuple[str, str], Claim] = {}
 
@@ -81,12 +82,9 @@ def holder(home: str, deployment: str) -> str:
     except OSError:
         return ""
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _told(path)
+        return _told(path) if ofd.taken(file) else ""
     finally:
         os.close(file)
-    return ""
 
 
 def _file_of(home: str, deployment: str) -> Path:
@@ -98,7 +96,7 @@ def _locked(path: Path) -> int | None:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ofd.take(file)
         except BlockingIOError:
             os.close(file)
             return None

@@ -12,13 +12,18 @@ from typing import Any
 
 from cloudify.exceptions import OperationRetry
 
-from cloudify_libvirt.binding import as_operation
+from cloudify_libvirt.binding import as_operation, for_engine
 from cloudify_libvirt.core.errors import CoreError, DataLost, Unhealthy
 from cloudify_libvirt.core.spec import Kind
+from cloudify_libvirt.record import Record
 from cloudify_libvirt.request import Request
 
 # Workflows that replace what is found bad, without asking. The plain check says it as it is.
 _REPLACING = frozenset({"heal", "update", "csys_new_deployment_update"})
+
+
+# The engine's word for trying again without end.
+_FOREVER = -1
 
 
 def checks(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
@@ -26,47 +31,54 @@ def checks(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
 
     Lost contents stop a workflow that would put something empty in their place.
     """
+    return as_operation(kind, records=False, translate=_found)
 
-    def decorate(function: Callable[[Request], Any]) -> Any:
-        @functools.wraps(function)
-        def look(request: Request) -> Any:
-            try:
-                return function(request)
-            except Unhealthy as error:
-                if isinstance(error, DataLost) and request.ctx.workflow_id in _REPLACING:
-                    raise OperationRetry(f"{request.ctx.instance.id}: {error}") from error
-                raise
-            except CoreError as error:
-                raise OperationRetry(f"{request.ctx.instance.id}: cannot tell: {error}") from error
 
-        return as_operation(kind, records=False)(look)
+def _found(error: CoreError, ctx: Any) -> Exception:
+    if not isinstance(error, Unhealthy):
+        return _again(f"{ctx.instance.id}: cannot tell: {error}")
+    if isinstance(error, DataLost) and ctx.workflow_id in _REPLACING:
+        return _again(f"{ctx.instance.id}: {error}")
+    return for_engine(error, ctx)
 
-    return decorate
+
+def _again(text: str) -> Exception:
+    translated: Exception = OperationRetry(text)
+    return translated
 
 
 def changes(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
     """Make an operation of a function that brings what stands to what is declared.
 
-    The engine answers a failed update with a reinstall. So in its workflows what is refused is recorded and said, and
-    what may go another time only ends the workflow.
+    The engine answers a failed update with a reinstall, also where only the attempts are used up. So in its workflows
+    what is refused is recorded and said, at once, or with the last attempt what may go another time.
     """
 
     def decorate(function: Callable[[Request], Any]) -> Any:
         @functools.wraps(function)
-        def change(request: Request) -> Any:
-            try:
-                function(request)
-            except CoreError as error:
-                if request.ctx.workflow_id not in _REPLACING:
-                    raise
-                if error.retryable:
-                    raise OperationRetry(f"{request.ctx.instance.id}: {error}") from error
-                request.record.put(update_refused=str(error))
-                request.record.warn(f"not updated, and left as it is: {error}")
-                return
+        def change(request: Request) -> None:
+            function(request)
             if request.record.get("update_refused"):
                 request.record.put(update_refused=None)
 
-        return as_operation(kind)(change)
+        return as_operation(kind, translate=_refused)(change)
 
     return decorate
+
+
+def _refused(error: CoreError, ctx: Any) -> Exception | None:
+    if ctx.workflow_id not in _REPLACING:
+        return for_engine(error, ctx)
+    if error.retryable and not _last(ctx.operation):
+        return _again(f"{ctx.instance.id}: {error}")
+    record = Record(ctx)
+    record.put(update_refused=str(error))
+    record.warn(f"not updated, and left as it is: {error}")
+    return None
+
+
+def _last(attempt: Any) -> bool:
+    """Tell whether the engine does not try an operation again."""
+    most = attempt.max_retries
+    # What the engine does not say of an operation, it does not do.
+    return most != _FOREVER and int(attempt.retry_number or 0) >= int(most or 0)

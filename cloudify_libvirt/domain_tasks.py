@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import External, Missing, as_operation, operates_on, removes
-from cloudify_libvirt.checking import checks
+from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import backup as backups
@@ -80,10 +80,10 @@ def resume(domain: Domain, request: Request) -> None:
     steps.resume(domain, request)
 
 
-@operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)
-def update(domain: Domain, request: Request) -> None:
+@changes("domain")
+def update(request: Request) -> None:
     """Bring the domain to its parameters of today: at once where it can, else at its next start."""
-    change.update(domain, request)
+    change.update(request)
 
 
 @operates_on(Domain, kind="domain", missing=Missing.FAIL, external=External.ACT)

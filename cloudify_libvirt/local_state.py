@@ -76,16 +76,16 @@ class LocalState:
     def link(self, linked: Mapping[str, Iterable[Json]]) -> None:
         """Give instances relationships that they do not have yet."""
         for one in self.instances():
-            had = [_key(link) for link in one.get("relationships") or []]
-            new = [link for link in linked.get(one["id"], ()) if _key(link) not in had]
+            had = [link_key(link) for link in one.get("relationships") or []]
+            new = [link for link in linked.get(one["id"], ()) if link_key(link) not in had]
             if new:
                 self._relate(one, [*(one.get("relationships") or []), *map(dict, new)])
 
     def unlink(self, unlinked: Mapping[str, Iterable[Json]]) -> None:
         """Take relationships from instances."""
         for one in self.instances():
-            lost = [_key(link) for link in unlinked.get(one["id"], ())]
-            kept = [link for link in one.get("relationships") or [] if _key(link) not in lost]
+            lost = [link_key(link) for link in unlinked.get(one["id"], ())]
+            kept = [link for link in one.get("relationships") or [] if link_key(link) not in lost]
             if len(kept) != len(one.get("relationships") or []):
                 self._relate(one, kept)
 
@@ -129,7 +129,8 @@ def _not_itself(directory: Path) -> Any:
     return ignored
 
 
-def _key(link: Json) -> tuple[str, str]:
+def link_key(link: Json) -> tuple[str, str]:
+    """Return what tells one of an instance's relationships from its others."""
     return str(link["type"]), str(link["target_id"])
 
 

@@ -130,8 +130,9 @@ def _overwritten(path: str, data: bytes) -> tuple[int, int, int] | None:
         size = os.fstat(file).st_size
         if max(size, len(data)) > _PAGE:
             return None
-        os.write(file, data.ljust(size))
-        return _stamp(os.fstat(file))
+        content = data.ljust(size)
+        # Cut short, as by a quota, it is for a whole new file to say what is wrong.
+        return _stamp(os.fstat(file)) if os.write(file, content) == len(content) else None
     finally:
         os.close(file)
 

@@ -15,7 +15,7 @@ OWN_KEYS = frozenset(
         "built", "formatted", "secret", "wiped", "reservations", "ssh_command", "path", "filled", "pool",
         "image_user", "stat", "update_pending", "update_refused", "restarting",
         "detach_pending", "backups", "snapshots", "snapshot_files",
-        "snapshot_job", "last_backup", "restore_stopped", "origin", "adopted", "declared", "ejected",
+        "snapshot_job", "last_backup", "restore_stopped", "origin", "adopted", "declared", "ejected", "made_as",
     }
 )  # fmt: skip
 

@@ -76,6 +76,7 @@ RUNTIME_PROPERTIES = (
     RuntimeProperty("suspended", _DOMAIN),
     RuntimeProperty("stopped", frozenset({"domain", "pool"})),
     RuntimeProperty("by_input", frozenset({"iso9660"})),
-    RuntimeProperty("declared", frozenset({"network", "pool"})),
+    RuntimeProperty("declared", frozenset({"domain", "network", "pool"})),
+    RuntimeProperty("made_as", frozenset({"volume"})),
     RuntimeProperty("ejected", frozenset({"iso9660"})),
 )

@@ -155,6 +155,8 @@ def list_command(where: Where, as_json: bool) -> None:
         click.echo(_line(one))
     for name, why in damaged.items():
         click.echo(f"{name:<24} damaged: {why}")
+    if not points and not damaged:
+        click.echo(f"no backups of domain '{where.domain}' there", err=True)
 
 
 @_command("show")
@@ -209,6 +211,7 @@ def restore(where: Where, as_json: bool, point: str, new_name: str, to_pool: str
     click.echo(f"restored {', '.join(done.disks)} of domain '{done.domain}' ({done.uuid}) from '{done.point}'")
     for lacking in done.lacking:
         click.echo(f"without {lacking}" if new_name else lacking)
+    click.echo(f"It is off; start it: virsh -c '{where.uri}' start '{done.domain}'")
 
 
 @_command("delete")
@@ -246,3 +249,5 @@ def prune(
         return
     for point in gone:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {point}")
+    if not gone:
+        click.echo("nothing to delete: each point is kept, or one that is kept stands on it")

@@ -82,4 +82,4 @@ def _run(deployment: str) -> subprocess.CompletedProcess[str]:
 
 def _failure(deployment: str, said: subprocess.CompletedProcess[str]) -> CoreError:
     lines = [line for line in said.stdout.splitlines() if line.strip()][-_LAST_LINES:]
-    return CoreError("tell the drift of", f"deployment '{deployment}'", "\n".join(lines), "See the lines above.")
+    return CoreError("tell the drift of", f"deployment '{deployment}'", "\n".join(lines))

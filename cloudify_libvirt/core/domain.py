@@ -86,6 +86,10 @@ class Domain(Resource):
         kind = libvirt.VIR_DOMAIN_XML_INACTIVE if stored else 0
         return self.xml(kind | libvirt.VIR_DOMAIN_XML_SECURE)
 
+    def running_xml(self) -> str:
+        """Return what the running domain could be started with again, with its passwords: never to be shown."""
+        return self.xml(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
+
     def change(self, transition: Transition, timeout_s: float) -> bool:
         """Ask for a transition and wait for its end; False when the deadline passed, or the guest ended, first."""
         with libvirt_call(transition.name, self.target):

@@ -17,6 +17,7 @@ from cloudify_libvirt.planning.creation import NOUNS
 from cloudify_libvirt.planning.hiding import is_secret, shown
 from cloudify_libvirt.planning.looking import Look
 from cloudify_libvirt.planning.model import Action, Entry
+from cloudify_libvirt.planning.replacing import made_otherwise
 from cloudify_libvirt.planning.world import NotYet, World
 from cloudify_libvirt.request import EXPANDED
 from cloudify_libvirt.steps import declared, drift
@@ -25,10 +26,6 @@ _LOOKS: dict[str, Callable[[Any], Iterable[Difference]]] = {
     "domain": drift.domain, "network": drift.network, "pool": drift.pool, "volume": drift.volume,
     "iso9660": drift.iso9660,
 }  # fmt: skip
-# What an installed instance keeps whatever the blueprint says: another value is another object.
-_IDENTITY = frozenset({"libvirt_auth", "use_external_resource", "resource_id", "create_if_missing"})
-# What a domain's own volumes are made of and in; a larger size is seen on the host.
-_MADE_OF = frozenset({"image", "pool"})
 # Of the orchestrator, not of the object.
 _OURS = frozenset(
     {"wait_for_ip", "address_timeout_s", "shutdown_timeout_s", "ssh_user", "full_dump", "wipe_on_delete", "zero_wipe",
@@ -64,7 +61,7 @@ def _changes(look: Look, world: World, changes: list[Change], old: Mapping[str, 
         field = change.path.removeprefix("params.")
         if _first(field) in named or (found and _shows(look, world, change.path, old, found)):
             continue
-        row = _unseen(look, change.path, field, active)
+        row = _unseen(look, change.path, field, active, old)
         before, after = shown(change.path, change.old), shown(change.path, change.new)
         yield {**_line(row, field, before, after), "where": ["blueprint"]}
 
@@ -96,14 +93,12 @@ def _shows(look: Look, world: World, path: str, old: Mapping[str, Any], found: l
         return True
 
 
-def _unseen(look: Look, path: str, field: str, active: bool) -> Row:
+def _unseen(look: Look, path: str, field: str, active: bool, old: Mapping[str, Any]) -> Row:
     """Return how a change of the blueprint is made that the host's documents do not show."""
-    if path in _IDENTITY:
-        return Row(look.kind, field, How.REPLACE, note="an installed instance stays where and what it is")
-    if look.kind == "domain" and _first(field) in _MADE_OF:
-        return Row(look.kind, field, How.REPLACE, note="what was made of it stays, until the node is installed anew")
+    if note := made_otherwise(look.kind, path, old, look.properties.get("params") or {}):
+        return Row(look.kind, field, How.REPLACE, note=note)
     row = how(look.kind, field, active=active)
-    elsewhere = row.field == "*" and look.kind in NOUNS
+    elsewhere = (row.field == "*" and look.kind in NOUNS) or (look.kind == "domain" and _first(field) == "image")
     if not path.startswith("params.") or _first(field) in _OURS or elsewhere:
         return Row(look.kind, field, How.LIVE, note="nothing of it is on the host")
     return row

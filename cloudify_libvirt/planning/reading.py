@@ -89,6 +89,17 @@ def readable(action: str, target: str) -> Iterator[None]:
         raise Missing(action, target, _said(error), "Install the plugin that it is of.") from error
 
 
+@contextmanager
+def unquoted(inputs: Mapping[str, Any], action: str, target: str) -> Iterator[None]:
+    """Do as ``readable`` where the parser reads inputs: it quotes values, of which secret ones are not repeated."""
+    try:
+        with readable(action, target):
+            yield
+    except InvalidSpec as error:
+        reason = without(error.reason, dict.fromkeys(secrets(inputs), SECRET))
+        raise InvalidSpec(error.action, error.target, reason) from None
+
+
 def _said(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines) or type(error).__name__
@@ -114,13 +125,8 @@ def prepared(plan: Any, inputs: Mapping[str, Any], target: str) -> dict[str, Any
     Raises:
         InvalidSpec: an input is missing, unknown, or not what the blueprint wants.
     """
-    try:
-        with readable("read the inputs of", target):
-            found: dict[str, Any] = tasks.prepare_deployment_plan(plan, inputs=dict(inputs))
-    except InvalidSpec as error:
-        # The parser quotes values.
-        reason = without(error.reason, dict.fromkeys(secrets(inputs), SECRET))
-        raise InvalidSpec(error.action, error.target, reason) from None
+    with unquoted(inputs, "read the inputs of", target):
+        found: dict[str, Any] = tasks.prepare_deployment_plan(plan, inputs=dict(inputs))
     return found
 
 

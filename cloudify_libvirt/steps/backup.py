@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from cloudify_libvirt.core.backup import keeping
@@ -17,9 +19,11 @@ from cloudify_libvirt.core.backup.store import Store
 from cloudify_libvirt.core.backup.verify import verify as look_at
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import BackupBroken, CoreError, quiet
+from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec.backup import BackupSpec, parse_backup
 from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.core.units import human_size
+from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps.domain import SHUTDOWN_TIMEOUT_S
 from cloudify_libvirt.steps.repeated import by_cut_off_run
@@ -50,8 +54,27 @@ def _hooks(request: Request) -> Hooks:
 
 
 def _released(request: Request) -> None:
+    """Strike out the volumes on their way that are gone; what is left stays written down, for uninstall."""
     made = list(request.record.get("made") or [])
-    request.record.put(made=[entry for entry in made if entry.get("kind") != _STAGED])
+    request.record.put(made=[entry for entry in made if entry.get("kind") != _STAGED or _is_left(request, entry)])
+
+
+def _is_left(request: Request, entry: Mapping[str, str]) -> bool:
+    try:
+        pool = Pool.find(request.session, entry["pool"])
+        return pool is not None and (not pool.active or Volume.find(pool, entry["name"]) is not None)
+    except CoreError:
+        # The connection went: nobody knows.
+        return True
+
+
+@contextmanager
+def _staging(request: Request) -> Iterator[None]:
+    """Keep no account of volumes on their way that are gone, also after a failure that cleaned up."""
+    try:
+        yield
+    finally:
+        _released(request)
 
 
 def _shown(manifest: Manifest) -> dict[str, Any]:
@@ -69,8 +92,8 @@ def create(domain: Domain, request: Request) -> dict[str, Any]:
         asked.point, asked.kind, asked.quiesce, float(asked.timeout_s), asked.staging_pool, max(1, asked.full_every),
         asked.exclude, asked.content,
     )  # fmt: skip
-    manifest = _made_already(domain, store, asked, request) or make_point(domain, store, order, _hooks(request))
-    _released(request)
+    with _staging(request):
+        manifest = _made_already(domain, store, asked, request) or make_point(domain, store, order, _hooks(request))
     shown = _shown(manifest)
     request.record.put(last_backup=shown)
     why = f" ({manifest.reason})" if manifest.reason else ""
@@ -148,14 +171,14 @@ def _restored(domain: Domain, store: Store, asked: BackupSpec, request: Request)
     if domain.state not in OFF:
         request.record.put(restore_stopped=True)
     try:
-        done = restore_disks(
-            domain, store, asked.point, _hooks(request), allow_stop=asked.allow_stop, stop_timeout_s=timeout_s
-        )
+        with _staging(request):
+            done = restore_disks(
+                domain, store, asked.point, _hooks(request), allow_stop=asked.allow_stop, stop_timeout_s=timeout_s
+            )
     except CoreError:
         if quiet(lambda: domain.state not in OFF, False):
             request.record.put(restore_stopped=False)
         raise
-    _released(request)
     if request.record.get("restore_stopped"):
         domain.start()
         request.record.put(restore_stopped=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cloudify_libvirt.binding import existing
 from cloudify_libvirt.core import parse, states
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.drift.compare import CONFIG, LIVE, Difference, Subject
@@ -13,16 +14,14 @@ from cloudify_libvirt.core.errors import CoreError
 from cloudify_libvirt.core.ownership import mark
 from cloudify_libvirt.core.storage import growth
 from cloudify_libvirt.core.units import check_growth, parse_bool, parse_seconds
-from cloudify_libvirt.core.update import definition, hotplug, live, sizes, table
+from cloudify_libvirt.core.update import definition, hotplug, listed, live, sizes, table
 from cloudify_libvirt.core.update.definition import Change
 from cloudify_libvirt.core.wait import wait_until
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import declared, drift, machine, parts, status
+from cloudify_libvirt.steps import declared, drift, machine, parts, restart, status
 from cloudify_libvirt.steps import domain as domains
 from cloudify_libvirt.steps import update as sized
 
-# Workflows that replace an instance, and with it what it holds, when its update fails.
-_REPLACING = frozenset({"update", "csys_new_deployment_update"})
 _AT_START = "it takes effect at the next start"
 _ALLOW = "; allow_restart: true does so now"
 _HELD = "the guest has not given it back yet"
@@ -30,34 +29,35 @@ _HELD = "the guest has not given it back yet"
 _SIZES = frozenset({*sized.KEYS, "max_vcpu"})
 
 
-def update(domain: Domain, request: Request) -> None:
+def update(request: Request) -> None:
     """Carry out all differences between properties and host; record what waits, and for what.
 
-    Where a failure would make the workflow replace the instance, what is refused is recorded and said, not raised.
     The inputs ``timeout_s`` (10 s) and ``allow_restart`` bound the wait for the guest, and allow a restart.
     """
-    try:
-        if not request.external:
-            # Before the record follows the properties, which seldom name them.
-            machine.keep_macs(request)
-        _update(domain, request)
-    except CoreError as error:
-        if error.retryable or request.ctx.workflow_id not in _REPLACING:
-            raise
-        request.record.put(update_refused=str(error))
-        request.record.warn(f"not updated, and left as it is: {error}")
+    domain = existing(Domain, request, "update")
+    if not request.external:
+        # Before the record follows the properties, which seldom name them.
+        machine.keep_macs(request)
+    _update(domain, request)
 
 
 def _update(domain: Domain, request: Request) -> None:
-    waiting = _pass(domain, request)
-    if _may_restart(domain, request, waiting):
-        request.record.put(update_pending=waiting, restarting=True)
+    waiting: dict[str, Any] = {}
+    if not request.record.get("restarting") or domain.active:
+        waiting = _pass(domain, request)
+    stops = _may_restart(domain, request, waiting)
+    if stops:
+        request.record.put(update_pending=waiting)
+        restart.check(domain, request)
+        request.record.put(restarting=True)
         request.record.note(f"restarting {domain.name} for {', '.join(waiting)}")
-        domains.stop(domain, request)
     if request.record.get("restarting"):
-        # What can only be done while it is off; also when an earlier attempt was killed here.
-        _pass(domain, request)
-        domains.restarted(domain, request)
+        with restart.or_back(domain, request):
+            if stops:
+                domains.stop(domain, request)
+            # What can only be done while it is off; also when an earlier attempt was killed here.
+            _pass(domain, request)
+            domains.restarted(domain, request)
         request.record.put(restarting=None)
         waiting = _pass(domain, request)
     if status.wanted_state(request) == "running" and domain.state not in states.RUNNING:
@@ -91,8 +91,6 @@ def _record(domain: Domain, request: Request, waiting: dict[str, Any]) -> None:
             request.record.warn(f"{domain.name} is not there yet: {name}: {entry['why']}")
     if waiting or request.record.get("update_pending"):
         request.record.put(update_pending=waiting)
-    if request.record.get("update_refused"):
-        request.record.put(update_refused=None)
 
 
 def _may_restart(domain: Domain, request: Request, waiting: dict[str, Any]) -> bool:
@@ -121,13 +119,15 @@ class _Work:
     plan: machine.Plan
     subject: Subject
     wanted: Any
+    # The devices that were declared before.
+    last: list[str]
 
     @classmethod
     def of(cls, domain: Domain, request: Request) -> _Work:
         now = declared.of_today(request)
         plan, xml = declared.domain(now)
-        subject = declared.subject(now, f"domain '{domain.name}'", plan, xml)
-        return cls(domain, request, now, plan, subject, parse.document(xml))
+        subject = declared.subject(now, f"domain '{domain.name}'", plan, xml, domain)
+        return cls(domain, request, now, plan, subject, parse.document(xml), declared.devices(request))
 
     def carry_out(self, before: dict[str, Any]) -> dict[str, Any]:
         """Change definition, surroundings and running guest; return what waits."""
@@ -138,9 +138,11 @@ class _Work:
         waiting = sized.sizes_of(self.domain, self.request)
         self._surroundings()
         if not self.domain.active:
+            self._keep_devices()
             self._say_done(stored, [])
             return waiting
         wished, refused = self._live()
+        self._keep_devices()
         left = list(self.differences(LIVE))
         self._say_done([*stored, *wished], left)
         hidden = {one.field: self._waits(one.difference, hidden=True) for one in stored if self._hides(one)}
@@ -150,14 +152,27 @@ class _Work:
         return {**waiting, **earlier, **hidden, **self.seed(), **shown}
 
     def differences(self, where: str, root: Any = None) -> Iterator[Change]:
-        """Yield what differs in the stored definition, or in the running domain."""
+        """Yield what differs in the stored definition, or in the running domain, and is ours to change."""
         found = self._document(where) if root is None else root
+        gone = self._taken_back
         for one in (
             *definition.changes(self.subject, self.wanted, found, where),
             *definition.passwords(self.subject, self.wanted, found, where),
         ):
-            if one.field not in _SIZES and not declared.implied(self.now.spec, one.difference):
+            foreign = one.goes and not listed.is_one(self.subject, gone, one.spot.found)
+            if one.field not in _SIZES and not foreign and not declared.implied(self.now.spec, one.difference):
                 yield one
+
+    @property
+    def _taken_back(self) -> list[str]:
+        return listed.taken_back(self.last, listed.listed(self.wanted))
+
+    def _keep_devices(self) -> None:
+        """Record the devices of today, and those of before that are still there."""
+        roots = [self._document(one) for one in ((CONFIG, LIVE) if self.domain.active else (CONFIG,))]
+        there = [device for root in roots for device in root.find("devices")]
+        held = [one for one in self._taken_back if any(listed.is_one(self.subject, [one], device) for device in there)]
+        self.request.record.put(declared=[*listed.listed(self.wanted), *held])
 
     def _document(self, where: str) -> Any:
         return parse.document(self.domain.secret_xml(stored=where != LIVE))
@@ -166,17 +181,28 @@ class _Work:
         """Write the differences into the stored definition; one that is rejected leaves the old one."""
         if not self.domain.persistent:
             # As heal does: what the running domain says is of this run alone.
+            self._check_contents(self._document(LIVE), anew=True)
             self._define(self.wanted, ["existence"])
             return []
         self._rename()
         root = self._document(CONFIG)
         stored = [one for one in self.differences(CONFIG, root) if one.field != "name"]
         refuse_replacement(self.domain, stored)
+        self._check_contents(root)
         if stored:
             definition.apply(stored)
             definition.settle_boot(self.wanted, root)
             self._define(root, [one.field for one in stored])
         return stored
+
+    def _check_contents(self, root: Any, *, anew: bool = False) -> None:
+        """Refuse to point a disk away from what no blueprint named: it may be all that the guest wrote of late."""
+        for one in listed.elsewhere(self.subject, self.wanted, root, self.last, anew=anew):
+            reason = f"it is in {one.found}, which no blueprint named; {one.declared} is declared"
+            remedy = (
+                "Merge it, where it stands on that (virsh blockcommit), or declare what it is in. Nothing was changed."
+            )
+            raise CoreError("change", f"{one.field} of {self.domain.target}", reason, remedy)
 
     def _rename(self) -> None:
         """Give a domain that is off its new name; UUID and volumes stay."""
@@ -185,6 +211,7 @@ class _Work:
 
     def _define(self, root: Any, changed: list[str]) -> None:
         fields = ", ".join(dict.fromkeys(changed))
+        declared.remember(self.request, self.wanted)
         try:
             Domain.define(self.domain.session, hotplug.as_text(root), self.domain.name, self.domain.uuid)
         except CoreError as error:

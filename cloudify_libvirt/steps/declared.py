@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.drift.compare import LIVE, Difference, Subject
-from cloudify_libvirt.core.drift.rules import key, local
+from cloudify_libvirt.core.drift.rules import REMOVABLE, content, key, local
+from cloudify_libvirt.core.errors import CoreError
+from cloudify_libvirt.core.snapshot import overlay
 from cloudify_libvirt.core.spec.variables import Backing, NetworkFacts, PoolFacts, VolumeFacts
+from cloudify_libvirt.core.update import listed
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import machine
@@ -70,8 +75,8 @@ def _format_below(there: Volume) -> str:
     return "raw" if element is None else str(element.get("type"))
 
 
-def subject(request: Request, label: str, plan: machine.Plan, xml: str) -> Subject:
-    """Return how the domain's parts are called, and what stands for them."""
+def subject(request: Request, label: str, plan: machine.Plan, xml: str, found: Domain) -> Subject:
+    """Return how the parts of the domain that was found are called, and what stands for them."""
     own = {part.path: _PART_NAMES[part.kind] for part in plan.parts}
     names, numbers = {}, {"disk": 0, "filesystem": 0, "interface": 0}
     lists = {"disk": "disks", "filesystem": "disks", "interface": "networks"}
@@ -84,9 +89,45 @@ def subject(request: Request, label: str, plan: machine.Plan, xml: str) -> Subje
             called = f"{lists[kind]}[{numbers[kind]}]"
             numbers[kind] += 1
         names[f"{kind} {key(element)}"] = called
-    files = frozenset(request.record.get("snapshot_files") or ())
-    instead = {disk.path: files for disk in parse.domain(xml).disks if disk.path and files}
+    instead = _instead(request, parse.document(xml), found)
     return Subject("domain", label, names, instead, frozenset(request.record.get("attached") or ()))
+
+
+def devices(request: Request) -> list[str]:
+    """Return the devices that were declared last; see ``listed``."""
+    return list(request.record.get("declared") or [])
+
+
+def remember(request: Request, wanted: Any) -> None:
+    """Record the devices of a definition before it is made; those of before stay known, as they may still be there."""
+    now = listed.listed(wanted)
+    request.record.put(declared=[*now, *listed.taken_back(devices(request), now)])
+
+
+def _instead(request: Request, wanted: Any, found: Domain) -> dict[str, frozenset[str]]:
+    """Return by declared content what a disk has in its place: snapshots, whoever made them."""
+    files = set(request.record.get("snapshot_files") or ())
+    known = ({content(disk) for disk in wanted.findall("devices/disk")} | listed.contents(devices(request))) - {""}
+    instead = {one: set(files) for one in known}
+    for text in (found.definition(), *([found.xml()] if found.active else [])):
+        for disk in parse.document(text).findall("devices/disk"):
+            above = content(disk)
+            if above and above not in known | files and disk.get("device") not in REMOVABLE:
+                for below in known.intersection(_below(found, disk)):
+                    instead[below].add(above)
+    return {one: frozenset(above) for one, above in instead.items() if above}
+
+
+def _below(found: Domain, disk: Any) -> Iterator[str]:
+    """Yield what a disk stands on, as the running guest has it, and as its file says."""
+    yield from map(content, disk.iter("backingStore"))
+    if disk.get("type") == "file":
+        try:
+            yield from overlay.chain(found.session, content(disk))
+        except CoreError as error:
+            # What nobody can look into stands for nothing.
+            if error.retryable:
+                raise
 
 
 def implied(spec: Any, found: Difference) -> bool:

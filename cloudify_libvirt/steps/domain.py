@@ -18,6 +18,7 @@ from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.parse import DomainFacts
 from cloudify_libvirt.core.spec.hardware_variables import serial_logs
 from cloudify_libvirt.core.units import parse_bool, parse_int
+from cloudify_libvirt.core.update.listed import listed
 from cloudify_libvirt.engine import queued_operations
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import addresses, declared, keeping, machine, parts, snapshot, update
@@ -54,7 +55,7 @@ def configure(request: Request) -> None:
     _check_host(request, plan)
     choice, console = plan.choice, parse.domain(xml).console_log
     request.record.assign(accelerator=choice.why, domain_type=choice.domain_type, console_log=console)
-    request.record.assign(serial_logs=serial_logs(request.spec, plan.uuid))
+    request.record.assign(serial_logs=serial_logs(request.spec, plan.uuid), declared=listed(parse.document(xml)))
     claim(Domain, request, keeping.domain(request, plan))
     try:
         _make(request, plan, xml)

@@ -54,6 +54,9 @@ def domain(request: Request) -> Found:
     if found is None:
         yield Difference(label, "existence", "defined", None)
         return
+    if request.record.get("restarting"):
+        # An update that was killed: the addresses are those of the run before.
+        yield Difference(label, "restart", "finished", "begun")
     for finding in status.lost(request):
         yield Difference(label, finding.field, finding.declared, None)
     off = list(_pools_off(request))
@@ -67,7 +70,7 @@ def domain(request: Request) -> Found:
     except Missing as error:
         yield Difference(label, "disks", error.target, None)
         return
-    subject = declared.subject(request, label, plan, xml)
+    subject = declared.subject(request, label, plan, xml, found)
     for one in (*_documents(found, subject, xml), *_passwords(found, subject, xml)):
         if not declared.implied(request.spec, one) and not _has_it(found, one):
             yield one

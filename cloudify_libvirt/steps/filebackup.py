@@ -30,7 +30,7 @@ def store_of(request: Request, wanted: SnapshotSpec) -> Store:
 
 def refuse_existing(request: Request, store: Store, name: str) -> None:
     """Raise ``Conflict`` when there is such a backup; one of a killed run that is run again is removed."""
-    if store.complete and written(request, name):
+    if store.complete and written(request, name, store.written_at):
         store.remove()
     elif store.complete:
         raise Conflict("make", store.label, "there is one of this name", "Choose another name, or delete it first.")
@@ -148,10 +148,11 @@ def definitions(request: Request) -> dict[str, Any]:
 def keep_definition(request: Request, wanted: SnapshotSpec, text: str) -> None:
     """Keep a definition in the runtime properties; raise ``Conflict`` when there is one of that name."""
     kept, full_name = definitions(request), snapshot_record.full_name(request, wanted.name)
-    if full_name in kept and not written(request, wanted.name):
+    if full_name in kept and not written(request, wanted.name, None):
         remedy = "Choose another name, or delete it first."
         raise Conflict("make", f"backup '{full_name}' of {request.label}", "there is one of this name", remedy)
-    request.record.put(backups={**kept, full_name: text})
+    # Together: a kill leaves both or none, so that a repeated run knows its own.
+    request.record.put(backups={**kept, full_name: text}, snapshots=snapshot_record.with_series(request, wanted))
 
 
 def kept_definition(request: Request, full_name: str) -> str:

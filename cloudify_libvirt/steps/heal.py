@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloudify_libvirt.binding import look_up
-from cloudify_libvirt.core import states
+from cloudify_libvirt.core import parse, states
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, DataLost
 from cloudify_libvirt.core.network import Network
@@ -41,6 +41,7 @@ def domain(request: Request) -> None:
     plan, xml = declared.domain(now)
     found: Domain | None = look_up(Domain, request)
     if found is None or not found.persistent:
+        declared.remember(request, parse.document(xml))
         found = Domain.define(request.session, xml, now.name, plan.uuid)
         found.autostart(now.spec.autostart)
         request.record.note(f"defined {found.target} again, with UUID {plan.uuid}")

@@ -86,7 +86,7 @@ def _check_volume(request: Request, pool: Pool, journal: dict[str, Any]) -> None
         raise _refuse(f"volume '{request.name}'", reason, "Name the pool of then.")
     found = Volume.find(pool, request.name)
     if found is None or not journal.get("filled"):
-        for key in ("filled", "wiped", "origin"):
+        for key in ("filled", "wiped", "origin", "made_as"):
             journal.pop(key, None)
         return
     spec: VolumeSpec = request.spec

@@ -28,6 +28,8 @@ from cloudify_libvirt.steps.images import fetch
 # The only domain type that these drivers have; others (qemu) choose between several.
 _DRIVER_TYPES = {"lxc": "lxc", "test": "test", "xen": "xen", "bhyve": "bhyve", "vz": "vz"}
 _MAC_ATTEMPTS = 100
+# What the record names beside these, such as the copies of a backup, is in no definition.
+_PARTS = frozenset({"root", "rootfs", "seed"})
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def as_recorded(request: Request) -> Plan:
         choice=_choice(request, str(request.record.get("domain_type") or "")),
         hostname=_hostname(request),
         image=None,
-        parts=tuple(_recorded_part(request, entry) for entry in request.record.get("made") or []),
+        parts=tuple(
+            _recorded_part(request, entry) for entry in request.record.get("made") or [] if entry["kind"] in _PARTS
+        ),
         reservations=tuple((card.mac, card.network, card.ip) for card in spec.networks if card.ip),
     )
 

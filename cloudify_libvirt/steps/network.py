@@ -34,12 +34,17 @@ def create(request: Request) -> None:
     uuid = claim(Network, request)
     # Bridge and subnet are looked for and taken under one lock: nobody takes them in between.
     with host_lock(request.uri, "networks"):
-        declared.keep_template(request)
-        xml = request.render("network.xml.j2", "network", facts(request, uuid))
-        request.record.assign(declared=xml)
-        network = Network.define(request.session, xml, request.name, uuid)
-        network.autostart(request.spec.autostart)
-        network.start()
+        make(request, uuid)
+
+
+def make(request: Request, uuid: str) -> None:
+    """Define and start what was claimed; the lock of the host's networks is the caller's."""
+    declared.keep_template(request)
+    xml = request.render("network.xml.j2", "network", facts(request, uuid))
+    request.record.assign(declared=xml)
+    network = Network.define(request.session, xml, request.name, uuid)
+    network.autostart(request.spec.autostart)
+    network.start()
     request.record.put(bridge=network.facts().bridge)
     request.record.note(f"started {network.target} with bridge {network.facts().bridge}")
 
@@ -76,7 +81,7 @@ def _check_collisions(session: Session, spec: NetworkSpec, uuid: str, label: str
     if mine is not None and mine.active:
         return
     if not spec.linux_bridge:
-        _check_host(session, spec, label)
+        check_host(session, spec, label)
         return
     if spec.dev:
         host_networks.check_bridge(session, uuid, spec.dev, label)
@@ -85,7 +90,7 @@ def _check_collisions(session: Session, spec: NetworkSpec, uuid: str, label: str
     host_networks.check_routes(session, uuid, [ipaddress.ip_network(route.to) for route in spec.routes], label)
 
 
-def _check_host(session: Session, spec: NetworkSpec, label: str) -> None:
+def check_host(session: Session, spec: NetworkSpec, label: str) -> None:
     """Raise when the host lacks the bridge or the devices that the network stands on."""
     if spec.dev:
         host_networks.check_host_bridge(session, spec.dev, openvswitch=spec.virtualport is not None, label=label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudify_libvirt.binding import look_up
+from cloudify_libvirt.binding import claim, look_up
 from cloudify_libvirt.core import network as host_networks
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.drift.compare import LIVE, Difference, Subject
@@ -30,22 +30,15 @@ def update(request: Request) -> None:
     found: Network | None = look_up(Network, request)
     if found is None:
         heal.network(request)
-        found = _again(request)
+        found = standing.again(Network, request)
     # Inputs stay in force.
     _ = request.params
     why = _carry_out(found, request, standing.Leave.of(request))
-    found = _again(request)
+    found = standing.again(Network, request)
     left = list(drift.network(declared.of_today(request)))
     if not left:
         request.record.put(declared=declared.network(declared.of_today(request)), bridge=found.facts().bridge)
     standing.report(request, "network", left, why, active=found.active)
-
-
-def _again(request: Request) -> Network:
-    found: Network | None = look_up(Network, request)
-    if found is None:
-        raise CoreError("update", request.label, "its network went meanwhile", "Run it again.", retryable=True)
-    return found
 
 
 def _carry_out(found: Network, request: Request, leave: standing.Leave) -> dict[str, str]:
@@ -126,6 +119,11 @@ def _restart(found: Network, request: Request) -> dict[str, str]:
         _plug(found, request)
         raise
     request.record.note(f"started {found.target} anew")
+    if users and parse.network(before).subnets != found.facts().subnets:
+        request.record.warn(
+            f"{', '.join(users)} have addresses of the old subnet of {found.target} until they ask for new ones: "
+            "restart them, then bring their attributes up to date: cfy executions start pull"
+        )
     return {}
 
 
@@ -137,12 +135,49 @@ def _plug(found: Network, request: Request) -> None:
 
 
 def _replace(found: Network, request: Request) -> None:
-    """Make the network anew, under its new name."""
-    users = found.users()
-    if users:
-        reason = f"running domains are on it: {', '.join(users[:5])}"
-        raise InUse("replace", found.target, reason, "Stop them first; it is left as it is.")
-    request.record.note(f"making {found.target} anew")
-    found.stop()
-    found.undefine()
-    steps.create(request)
+    """Make the network anew, under its new name; what cannot be made replaces nothing.
+
+    Raises:
+        InUse: running domains are on it.
+        Conflict: name, bridge or subnet is taken; nothing was touched.
+    """
+    # Nobody takes in between what was found free.
+    with host_lock(request.uri, "networks"):
+        users = found.users()
+        if users:
+            reason = f"running domains are on it: {', '.join(users[:5])}"
+            raise InUse("replace", found.target, reason, "Stop them first; it is left as it is.")
+        _check_new(found, request)
+        before, autostarts = found.xml(), found.persistent and found.autostarts
+        request.record.note(f"making {found.target} anew")
+        name, uuid = found.name, found.uuid
+        found.stop()
+        found.undefine()
+        try:
+            steps.make(request, claim(Network, request))
+        except CoreError:
+            _bring_back(request, before, name, uuid).autostart(autostarts)
+            raise
+
+
+def _check_new(found: Network, request: Request) -> None:
+    """Refuse what the network could not be made with under its new name."""
+    steps.check_name(request)
+    if not request.spec.linux_bridge:
+        steps.check_host(request.session, request.spec, found.target)
+    # Chooses what is to be chosen, and records it.
+    steps.facts(request, found.uuid)
+    _check_place(found, declared.network(declared.of_today(request)))
+
+
+def _bring_back(request: Request, before: str, name: str, uuid: str) -> Network:
+    """Have the network again as it was: what ran can run."""
+    made = Network.find_by_uuid(request.session, uuid)
+    if made is not None:
+        made.stop()
+        made.undefine()
+    request.record.put(resource_id=name)
+    old: Network = Network.define(request.session, before, name, uuid)
+    old.start()
+    request.record.note(f"{old.target} is there again, as it was")
+    return old

@@ -24,22 +24,15 @@ def update(request: Request) -> None:
     found: Pool | None = look_up(Pool, request)
     if found is None or found.vanished:
         heal.pool(request)
-        found = _again(request)
+        found = standing.again(Pool, request)
     # Inputs stay in force.
     _ = request.params
     why = _carry_out(found, request, standing.Leave.of(request))
-    found = _again(request)
+    found = standing.again(Pool, request)
     left = _differences(request)
     if not left:
         request.record.put(declared=declared.pool(declared.of_today(request)), path=found.path)
     standing.report(request, "pool", left, why, active=found.active)
-
-
-def _again(request: Request) -> Pool:
-    found: Pool | None = look_up(Pool, request)
-    if found is None:
-        raise CoreError("update", request.label, "its pool went meanwhile", "Run it again.", retryable=True)
-    return found
 
 
 def _differences(request: Request) -> list[Difference]:
@@ -100,6 +93,7 @@ def _replace(found: Pool, request: Request) -> None:
 
     Raises:
         InUse: it holds volumes, which would stay behind.
+        Conflict, Missing: it cannot be made anew; what there is stays.
     """
     fault = found.try_start()
     if fault is not None:
@@ -109,8 +103,10 @@ def _replace(found: Pool, request: Request) -> None:
     if held:
         reason = f"it holds {', '.join(held[:5])}, which would stay where they are"
         raise InUse("replace", found.target, reason, "Move or remove its volumes first; it is left as it is.")
+    for check in steps.CHECKS:
+        check(request)
     request.record.note(f"making {found.target} anew")
     steps.delete(found, request)
     request.record.put(built=None, formatted=None, secret=None)
     steps.create(request)
-    steps.configure(_again(request), request)
+    steps.configure(standing.again(Pool, request), request)

@@ -15,18 +15,21 @@ MOST_S = 3600.0
 def by_cut_off_run(request: Request, created: float | str | None) -> bool:
     """Tell whether something was made by the run that this one repeats.
 
-    ``created``: when it was made, as seconds since 1970 or in ISO 8601; None where nothing was written down of it, as
-    the kill came first.
+    ``created``: when it was made, as seconds since 1970 or in ISO 8601; None where nobody knows, which is never ours:
+    a backup outlives what is recorded of it, and is removed by no guess.
     """
     since = repeats_since(request.ctx)
-    if since is None or time.time() - since > MOST_S:
+    if since is None or created is None or time.time() - since > MOST_S:
         return False
     made = datetime.fromisoformat(created).timestamp() if isinstance(created, str) else created
     # The engine keeps whole seconds.
-    return made is None or made >= int(since)
+    return made >= int(since)
 
 
-def written(request: Request, name: str) -> bool:
-    """Tell whether a snapshot or backup of that name was made by the run that this one repeats."""
+def written(request: Request, name: str, found: float | None) -> bool:
+    """Tell whether a snapshot or backup of that name was made by the run that this one repeats.
+
+    ``found``: the time that it has itself, of which nothing may have been written down as the kill came first.
+    """
     entry = (request.record.get("snapshots") or {}).get(name) or {}
-    return by_cut_off_run(request, entry.get("created"))
+    return by_cut_off_run(request, entry.get("created", found))

@@ -68,7 +68,8 @@ def _create(domain: Domain, request: Request, wanted: SnapshotSpec) -> None:
     check_name(name, "snapshot_name")
     wish = Wish(name, wanted.type, wanted.kind, wanted.memory, wanted.quiesce, wanted.exclude)
     with job(request, domain, "create", name) as cut_off:
-        if snapshot.find(domain, name) is not None and (cut_off or written(request, wanted.name)):
+        there = snapshot.find(domain, name)
+        if there is not None and (cut_off or written(request, wanted.name, there.created)):
             request.record.note(f"{snapshot.label(domain, name)} was made by an attempt that was cut off")
             return
         made = snapshot.create(domain, wish, journal(request), lambda plan: _xml(request, wish, plan))

@@ -73,9 +73,13 @@ def journal(request: Request) -> Journal:
 
 def note_series(request: Request, wanted: SnapshotSpec) -> None:
     """Write down what belongs to which series."""
-    series = dict(request.record.get("snapshots") or {})
+    request.record.put(snapshots=with_series(request, wanted))
+
+
+def with_series(request: Request, wanted: SnapshotSpec) -> dict[str, Any]:
+    """Return what is written down of all series, with one more that is made now."""
     entry = {"type": wanted.type, "incremental": wanted.incremental, "created": time.time()}
-    request.record.put(snapshots={**series, wanted.name: entry})
+    return {**(request.record.get("snapshots") or {}), wanted.name: entry}
 
 
 def forget_series(request: Request, wanted: SnapshotSpec) -> None:

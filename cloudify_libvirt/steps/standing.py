@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cloudify_libvirt.binding import look_up
 from cloudify_libvirt.core.drift.compare import Difference, Subject
 from cloudify_libvirt.core.errors import CoreError
 from cloudify_libvirt.core.units import parse_bool
@@ -17,6 +18,7 @@ from cloudify_libvirt.request import Request
 RESTART = "it counts from the next start; allow_restart: true starts it anew now"
 _REPLACE = "that takes another {kind} in its place; allow_replace: true does that"
 _AT_START = {How.RESTART, How.NEXT_BOOT}
+REMEDY = "What it holds is lost then. Or declare again what it was."
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Leave:
         """Read the inputs; both are off where nothing is said."""
         given = (parse_bool(request.inputs.get(name) or False, name) for name in ("allow_restart", "allow_replace"))
         return cls(*given)
+
+
+def again(noun: Any, request: Request) -> Any:
+    """Return the object once more; where somebody removed it meanwhile, the next attempt makes it again."""
+    found = look_up(noun, request)
+    if found is None:
+        reason = f"its {noun.noun} went meanwhile"
+        raise CoreError("update", request.label, reason, "Run it again.", retryable=True)
+    return found
 
 
 def takes(kind: str, differences: Iterable[Difference], wanted: How) -> list[Difference]:
@@ -58,25 +69,26 @@ def redefine(found: Any, request: Request, subject: Subject, wanted: str, last: 
 
 
 def report(
-    request: Request, kind: str, left: Iterable[Difference], why: Mapping[str, str], *, active: bool = True
-) -> None:
+    request: Request, kind: str, left: Iterable[Difference], why: Mapping[str, str], *, active: bool = True,
+    remedy: str = REMEDY,
+) -> None:  # fmt: skip
     """Record and say what is left; ``why`` by field, "" for all others.
 
     Raises:
         CoreError: something takes a replacement.
     """
-    waiting, refused = {}, []
+    waiting, refused = {}, {}
     for one in left:
         takes_ = how(kind, one.field, active=active).how
         text = why.get(one.field) or why.get("") or {How.REPLACE: _REPLACE.format(kind=kind)}.get(takes_, RESTART)
         said = How.RESTART if takes_ is How.LIVE else takes_
         waiting[one.field] = {"wanted": one.declared, "now": one.found, "how": str(said), "why": text,
                               "at_start": takes_ in _AT_START}  # fmt: skip
-        refused += [f"{one.field} ({one.found} to {one.declared})"] if takes_ is How.REPLACE else []
+        if takes_ is How.REPLACE:
+            refused[f"{one.field} ({one.found} to {one.declared})"] = text
         request.record.warn(f"{one}; {text}")
     if waiting or request.record.get("update_pending"):
         request.record.put(update_pending=waiting)
     if refused:
-        reason = why.get("") or f"{_REPLACE.format(kind=kind)}"
-        remedy = "What it holds is lost then. Or declare again what it was."
-        raise CoreError("change", f"{', '.join(sorted(set(refused)))} of {request.label}", reason, remedy)
+        reasons = "; ".join(dict.fromkeys(refused.values()))
+        raise CoreError("change", f"{', '.join(sorted(refused))} of {request.label}", reasons, remedy)

@@ -23,7 +23,8 @@ from cloudify_libvirt.steps.machine import Plan
 ISO_HEAD_BYTES = 17 * 2048
 _ISO_MAGIC, _ISO_MAGIC_AT = b"CD001", 16 * 2048 + 1
 _LOST_REMEDY = (
-    "Restore it from a backup (cfy-libvirt backup restore), or give up what it held: cfy executions start reinstall."
+    "Restore it from a backup (cfy-libvirt backup restore), or give up what this instance held: "
+    """cfy executions start reinstall -b {deployment} -p '{{"node_instance_ids": ["{instance}"]}}'."""
 )
 
 
@@ -57,8 +58,10 @@ def check(request: Request, look: Look) -> None:
     name = request.record.get("resource_id")
     label = f"{request.kind} '{name}'" if name else f"the image of {request.label}"
     if any(finding.lost for finding in findings):
-        raise DataLost("find healthy", label, text, _LOST_REMEDY)
-    raise Unhealthy("find healthy", label, text, "Heal it: cfy executions start heal.")
+        remedy = _LOST_REMEDY.format(deployment=request.ctx.deployment.id, instance=request.ctx.instance.id)
+        raise DataLost("find healthy", label, text, remedy)
+    heal = f"Heal it: cfy executions start heal -b {request.ctx.deployment.id}."
+    raise Unhealthy("find healthy", label, text, heal)
 
 
 def made(request: Request) -> bool:

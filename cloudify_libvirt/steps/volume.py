@@ -92,7 +92,12 @@ def _make(pool: Pool, request: Request, claim: Claim) -> None:
             volume = storage.clone(pool, _wish(request, "raw"), image, claim)
     else:
         volume = storage.empty(pool, _wish(request, "raw", secret), claim)
-    _record(request, volume, pool, recorded_size, filled=True, origin=origin or None)
+    _record(request, volume, pool, recorded_size, filled=True, origin=origin or None, made_as=declared_as(spec))
+
+
+def declared_as(spec: VolumeSpec) -> dict[str, object]:
+    """Return what is declared of a volume that only another volume could have otherwise."""
+    return {"format": spec.format or "", "encrypted": spec.encryption is not None, "overlay": spec.is_overlay}
 
 
 def _check_content(pool: Pool, request: Request) -> None:

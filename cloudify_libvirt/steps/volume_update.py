@@ -6,7 +6,9 @@ from cloudify_libvirt.core.drift.compare import Difference
 from cloudify_libvirt.core.errors import DataLost
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.update.rows import How
+from cloudify_libvirt.core.update.table import how
 from cloudify_libvirt.core.volume import Volume, refuse_users, refuse_writers
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import declared, drift, standing, volume_key
@@ -15,6 +17,12 @@ from cloudify_libvirt.steps.images import fetch
 
 # Of these another volume would be no better.
 _NOT_BY_ANOTHER = frozenset({"mode"})
+# What the host has otherwise by itself is no reason to give up what is in the volume; only what the declaration said
+# when it was made, and says otherwise now. By row of the table: key of what was recorded then.
+_MADE_AS = {"format*": "format", "encryption*": "encrypted", "backing*": "overlay"}
+_BY_RECORD = frozenset({"existence", "name", "pool"})
+_UNDO = "Bring it back on the host, or declare what is there."
+_WAITS = "it waits until the rest is as declared"
 _CHMOD = "libvirt has no call for it; on the host: chmod 0600 of its file, or as you declared it"
 
 
@@ -23,21 +31,53 @@ def update(request: Request) -> None:
 
     Raises:
         Conflict: a smaller size is wanted.
+        CoreError: it takes another volume, without leave; or the host alone changed what only another would have.
         DataLost: the volume is gone, and ``allow_replace`` does not say to make another.
     """
     if request.external:
         request.record.warn(f"{request.label}: the volume is not ours; it stays as it is")
         return
-    others = standing.takes("volume", _differences(request), How.REPLACE)
-    by_another = [one for one in others if one.field not in _NOT_BY_ANOTHER]
-    if by_another and standing.Leave.of(request).replace:
+    differences = _differences(request)
+    wanted = [one for one in differences if _wants_another(request, one)]
+    if wanted and standing.Leave.of(request).replace:
         _replace(request)
-    elif any(one.field == "existence" for one in by_another):
+    elif any(one.field == "existence" for one in wanted):
         remedy = "Restore it from a backup; or allow_replace: true makes another, without what was in it."
         raise DataLost("update", f"the volume of {request.label}", "it is gone, with what was in it", remedy)
-    else:
+    elif not _drifted(request, differences):
+        # What looks otherwise to the host may be contents, which its resize would write into.
         steps.resize(request)
-    standing.report(request, "volume", _left(request), {"mode": _CHMOD})
+    left = _left(request)
+    remedy = _UNDO if _drifted(request, left) else standing.REMEDY
+    standing.report(request, "volume", left, _why(request, left), remedy=remedy)
+
+
+def _drifted(request: Request, differences: list[Difference]) -> list[Difference]:
+    """Return what only another volume would have otherwise, and nobody asked for."""
+    others = [one for one in standing.takes("volume", differences, How.REPLACE) if one.field not in _NOT_BY_ANOTHER]
+    return [one for one in others if not _wants_another(request, one)]
+
+
+def _wants_another(request: Request, one: Difference) -> bool:
+    """Tell whether the user's own declaration, or the loss of the volume, asks for another one."""
+    row = how("volume", one.field, active=True).field
+    if row not in _MADE_AS:
+        return row in _BY_RECORD
+    made_as, key = request.record.get("made_as") or {}, _MADE_AS[row]
+    return key in made_as and made_as[key] != steps.declared_as(declared.of_today(request).spec)[key]
+
+
+def _why(request: Request, left: list[Difference]) -> dict[str, str]:
+    """Return why what takes another volume is not done, with what would be lost."""
+    others = standing.takes("volume", left, How.REPLACE)
+    volume = steps.find(request) if others else None
+    if volume is None:
+        return {}
+    lost = f"the {human_size(volume.facts().allocation_bytes)} that are allocated in this one"
+    asked = f"that takes another volume in its place, and {lost} are lost; allow_replace: true does that"
+    drifted = f"it became so on the host, and {lost} are not given up for that, with allow_replace neither"
+    waits = dict.fromkeys((one.field for one in left), _WAITS) if _drifted(request, left) else {}
+    return waits | {one.field: asked if _wants_another(request, one) else drifted for one in others}
 
 
 def _differences(request: Request) -> list[Difference]:

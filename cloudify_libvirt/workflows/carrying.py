@@ -10,6 +10,7 @@ from typing import Any
 from cloudify.plugins import lifecycle
 
 from cloudify_libvirt.workflows import rounds, targets
+from cloudify_libvirt.workflows.leave import Leave, in_words
 from cloudify_libvirt.workflows.rounds import Outcome
 
 LIFECYCLE = "cloudify.interfaces.lifecycle"
@@ -88,10 +89,11 @@ def _relationships(ctx: Any, links: Mapping[str, Iterable[Mapping[str, Any]]], e
         execute(graph, everybody, modified_relationship_ids=ends)
 
 
-def align(ctx: Any, changed: Collection[str], parameters: Mapping[str, Any], report: Report) -> None:
+def align(ctx: Any, changed: Collection[str], leave: Leave, report: Report) -> None:
     """Install what is not there yet and update what is not as declared, in the order of dependencies.
 
-    ``changed`` are nodes of other properties than before, for those that cannot tell their drift themselves.
+    ``leave`` says what may be restarted and replaced for that. ``changed`` are nodes of other properties than before,
+    for those that cannot tell their drift themselves.
     """
     begin(ctx)
     for level in list(targets.levels(ctx.node_instances)):
@@ -99,12 +101,10 @@ def align(ctx: Any, changed: Collection[str], parameters: Mapping[str, Any], rep
         install(ctx, new)
         report.added += new
         begin(ctx)
-        _mend(ctx, [ctx.get_node_instance(one.id) for one in level if one.id not in new], changed, parameters, report)
+        _mend(ctx, [ctx.get_node_instance(one.id) for one in level if one.id not in new], changed, leave, report)
 
 
-def _mend(
-    ctx: Any, instances: list[Any], changed: Collection[str], parameters: Mapping[str, Any], report: Report
-) -> None:
+def _mend(ctx: Any, instances: list[Any], changed: Collection[str], leave: Leave, report: Report) -> None:
     graph = ctx.graph_mode()
     drift = _drift(graph, instances, report)
     drifted = [
@@ -120,7 +120,7 @@ def _mend(
         if instance not in able and _can(instance, _MAKING):
             said = fields(drift.get(instance.id)) or "its properties"
             report.failed[instance.id] = f"{said} changed, but its type has no update operation: reinstall it"
-    _update(graph, able, parameters, report)
+    _update(graph, able, leave, report)
     report.failed.update(_refused(ctx, able))
     report.updated += [instance.id for instance in able if instance.id not in report.failed]
     left = _drift(graph, [instance for instance in able if instance.id not in report.failed], report)
@@ -134,24 +134,24 @@ def _drift(graph: Any, instances: list[Any], report: Report) -> dict[str, Any]:
     return outcome.results
 
 
-def _update(graph: Any, instances: list[Any], parameters: Mapping[str, Any], report: Report) -> None:
+def _update(graph: Any, instances: list[Any], leave: Leave, report: Report) -> None:
     """Run the update operations one after the other; an instance that fails one is left alone after it."""
     for operation in UPDATES:
         group = [one for one in instances if one.id not in report.failed and targets.has(one.node, operation)]
-        report.fail(rounds.run(graph, operation, group, {}, partial(_ours, operation, parameters)))
+        report.fail(rounds.run(graph, operation, group, {}, partial(_ours, operation, leave)))
 
 
 def _refused(ctx: Any, instances: Iterable[Any]) -> dict[str, str]:
     """Return what this plugin's updates noted instead of failing, as a Manager answers a failure with a reinstall."""
     ctx.refresh_node_instances()
-    notes = {one.id: ctx.get_node_instance(one.id).runtime_properties.get("update_refused") for one in instances}
-    return {id_: str(note) for id_, note in notes.items() if note}
+    notes = [(one, ctx.get_node_instance(one.id).runtime_properties.get("update_refused")) for one in instances]
+    return {one.id: in_words(str(note), one.node_id) for one, note in notes if note}
 
 
-def _ours(operation: str, parameters: Mapping[str, Any], instance: Any) -> Mapping[str, Any]:
-    """Return the parameters where the operation is this plugin's: another's may not take what it does not know."""
+def _ours(operation: str, leave: Leave, instance: Any) -> Mapping[str, Any]:
+    """Return what it may do where the operation is this plugin's: another's may not take what it does not know."""
     function = str(instance.node.operations[operation]["operation"])
-    return parameters if function.startswith("cloudify_libvirt.") else {}
+    return leave.inputs(instance.node_id) if function.startswith("cloudify_libvirt.") else {}
 
 
 def _can(instance: Any, operations: Iterable[str]) -> bool:

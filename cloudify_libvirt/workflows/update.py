@@ -7,7 +7,7 @@ brought in line, with what is not there yet installed on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from cloudify.exceptions import NonRecoverableError
 from cloudify.workflows import local
 
 from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec
-from cloudify_libvirt.core.units import parse_bool
-from cloudify_libvirt.local_state import LocalState
+from cloudify_libvirt.local_state import LocalState, link_key
 from cloudify_libvirt.planning import reading
 from cloudify_libvirt.planning.compare import Comparison, compare, fitted, merged_inputs
-from cloudify_libvirt.planning.replacing import replaced
+from cloudify_libvirt.planning.replacing import otherwise, replaced, without
 from cloudify_libvirt.request import forget_plan
 from cloudify_libvirt.workflows import carrying
 from cloudify_libvirt.workflows.carrying import Report
+from cloudify_libvirt.workflows.leave import Leave, asked
 from cloudify_libvirt.workflows.scale import check_finished
 
 Workflow = Callable[..., None]
+Links = Mapping[str, Iterable[Mapping[str, Any]]]
 workflow: Callable[[Workflow], Workflow] = decorators.workflow
 
 PENDING_LINKS = "libvirt_links"
@@ -42,10 +43,10 @@ def update(ctx: Any, **kwargs: Any) -> None:
     """Bring an installed deployment to a changed blueprint or inputs: only what differs is touched."""
     state = LocalState(ctx)
     try:
-        leave = {key: parse_bool(kwargs.get(key) or False, key) for key in ("allow_restart", "allow_replace")}
         check_finished(state)
         proposed = _Proposal(state, str(kwargs.get("blueprint") or ""), _inputs(kwargs.get("inputs")))
-        proposed.check(allow_replace=leave["allow_replace"])
+        leave = Leave.of(kwargs, proposed.nodes)
+        proposed.check(leave)
     except CoreError as error:
         raise NonRecoverableError(str(error)) from error
     proposed.take(ctx)
@@ -72,12 +73,14 @@ class _Proposal:
         merged = merged_inputs(definitions, old.get("inputs") or {}, parsed["inputs"], inputs)
         self._storage = local.InMemoryStorage()
         self._storage.store_blueprint(state.name, _as_stored(state, path, parsed))
-        with reading.readable("update to", f"blueprint {path}"):
+        with reading.unquoted(merged, "update to", f"blueprint {path}"):
             self._storage.create_deployment(state.name, state.name, merged, _NOT_HERE)
         new = self._storage.get_deployment(state.name)["plan"]
-        self.replaced = replaced(self._old_plan, new)
-        leaving = [one for one in state.instances() if one["node_id"] in self.replaced]
-        self.comparison: Comparison = compare(self._old_plan, _without(state.instances(), leaving), new)
+        stored = state.instances()
+        self.nodes = {str(node["id"]) for plan in (self._old_plan, new) for node in plan["nodes"]}
+        self.replaced = replaced(self._old_plan, new, otherwise(self._old_plan, new, stored))
+        leaving = [one for one in stored if one["node_id"] in self.replaced]
+        self.comparison: Comparison = compare(self._old_plan, without(stored, leaving), new)
         self.comparison.removed.extend(leaving)
         self._plan = fitted(new, self.comparison.counts)
 
@@ -88,14 +91,14 @@ class _Proposal:
             raise InvalidSpec("update", f"deployment {self._state.name}", reason, "Name one: -p blueprint=PATH")
         return path
 
-    def check(self, *, allow_replace: bool) -> None:
+    def check(self, leave: Leave) -> None:
         """Refuse what would destroy what stands."""
-        for node, reason in self.replaced.items():
-            if not allow_replace:
-                raise Conflict(
-                    "update", f"node {node}", reason,
-                    "It would have to be removed, with what it holds, and made anew: -p allow_replace=true",
-                )  # fmt: skip
+        refused = {node: reason for node, reason in self.replaced.items() if not leave.replaces(node)}
+        if refused:
+            reasons = "; ".join(f"node {node}: {reason}" for node, reason in refused.items())
+            needed = asked({*refused, *leave.nodes})
+            remedy = f"That takes removing it, with what it holds, and making it anew: {needed}"
+            raise Conflict("update", f"deployment {self._state.name}", reasons, remedy)
 
     def take(self, ctx: Any) -> None:
         """Remove what has to go, then store the new plan and what is new."""
@@ -106,7 +109,8 @@ class _Proposal:
         self._state.unlink(found.unlinked)
         self._state.remove(gone)
         links = _among_kept(found.linked, {one["id"] for one in found.added})
-        self._state.put(**self._attributes(), **{PENDING_LINKS: links or self._state.deployment.get(PENDING_LINKS)})
+        left = _among_kept(_still(self._state.deployment.get(PENDING_LINKS) or {}, gone, found.unlinked), gone)
+        self._state.put(**self._attributes(), **{PENDING_LINKS: _both(left, links) or None})
         self._state.add(found.added)
         self._state.link(found.linked)
         self._state.take_blueprint(self._storage.get_blueprint(self._state.name))
@@ -124,16 +128,6 @@ class _Proposal:
         groups = self._plan.get("scaling_groups") or {}
         changed = {key: new[key] for key in ("inputs", "workflows")}
         return {**changed, "plan": self._plan, "nodes": stored, "scaling_groups": groups}
-
-
-def _without(instances: Iterable[dict[str, Any]], leaving: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the instances as if those that leave had never been."""
-    gone = {one["id"] for one in leaving}
-    return [
-        {**one, "relationships": [link for link in one.get("relationships") or [] if link["target_id"] not in gone]}
-        for one in instances
-        if one["id"] not in gone
-    ]
 
 
 def _number(node: Mapping[str, Any]) -> int:
@@ -154,11 +148,32 @@ def _inputs(value: Any) -> dict[str, Any]:
     return reading.given([str(value)]) if value else {}
 
 
-def _among_kept(links: Mapping[str, Iterable[Mapping[str, Any]]], others: Iterable[str]) -> dict[str, list[Any]]:
+def _among_kept(links: Links, others: Iterable[str]) -> dict[str, list[Any]]:
     """Return the links whose target is none of the others: these are linked as they come, and unlinked as they go."""
     left_out = set(others)
     found = {key: [link for link in some if link["target_id"] not in left_out] for key, some in links.items()}
     return {key: some for key, some in found.items() if some}
+
+
+def _still(links: Links, gone: Collection[str], unlinked: Links) -> dict[str, list[Any]]:
+    """Return the links of those that stay, without those that they lose."""
+    lost = {id_: [link_key(link) for link in some] for id_, some in unlinked.items()}
+    return {
+        id_: [link for link in some if link_key(link) not in lost.get(id_, [])]
+        for id_, some in links.items()
+        if id_ not in gone
+    }
+
+
+def _both(some: Links, others: Links) -> dict[str, list[Any]]:
+    """Return the links of both, each once."""
+    found: dict[str, list[Any]] = {}
+    for links in (some, others):
+        for id_, more in links.items():
+            known = found.setdefault(id_, [])
+            had = [link_key(link) for link in known]
+            known += [link for link in more if link_key(link) not in had]
+    return found
 
 
 def _establish(ctx: Any, state: LocalState) -> None:
@@ -172,7 +187,7 @@ def _establish(ctx: Any, state: LocalState) -> None:
 def _tell(ctx: Any, report: Report, removed: Iterable[Mapping[str, Any]]) -> None:
     """Say what was done; fail when something could not be."""
     for id_, waiting in sorted(report.waiting.items()):
-        ctx.logger.warning(f"{id_}: not in force yet: {waiting}")
+        ctx.logger.warning(f"{id_}: not in force yet: {waiting}; at its next start, or now with -p allow_restart=true")
     counts = {"updated": report.updated, "added": report.added, "removed": [str(one["id"]) for one in removed]}
     said = "; ".join(f"{what}: {', '.join(sorted(ids)) or 'none'}" for what, ids in counts.items())
     ctx.logger.info(f"{said}; unchanged: {len(report.unchanged)}")

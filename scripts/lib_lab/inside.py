@@ -98,6 +98,8 @@ def mount_state(lab: Lab) -> None:
     mount("-t", "tmpfs", "-o", "mode=755", "run", "/run")
     for name in ("lock", "libvirt"):
         Path("/run", name).mkdir()
+    # As on Debian: everybody's, so that locks are the lab's own.
+    Path("/run/lock").chmod(0o1777)
     for name, target in {**STATE, "run": "/run/libvirt", "hosts": "/etc/hosts"}.items():
         mount("--bind", lab.home / name, target)
 

@@ -107,6 +107,8 @@ class Node:
     stored: list[dict[str, Any]] = field(default_factory=list)
     resources: dict[str, bytes] = field(default_factory=dict)
     workflow: str = ""
+    # Which one it is, and how many more there may be; -1: any number.
+    attempt: tuple[int, int] | None = None
 
     @property
     def id(self) -> str:
@@ -117,6 +119,7 @@ class Node:
             node_id=self.id, node_name=self.name, deployment_id=self.deployment, blueprint_id=self.deployment,
             properties={"libvirt_auth": URI, "params": self.params, **self.properties},
             runtime_properties=self.runtime, index=self.index, resources=self.resources,
+            operation=dict(zip(("retry_number", "max_retries"), self.attempt or (), strict=False)),
         )  # fmt: skip
         ctx._instance = CountingInstance(id=self.id, runtime_properties=self.runtime, index=self.index)
         ctx._instance.stored = self.stored

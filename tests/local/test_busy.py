@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt import busy
@@ -13,6 +16,15 @@ from tests.local.test_local_setup import CFY
 from tests.local.things import Things
 
 NODES: dict[str, Any] = {"net": {"type": "thing"}}
+
+
+LOOK = """
+import sys
+from cloudify_libvirt import busy
+print("looking", flush=True)
+while True:
+    busy.holder(sys.argv[1], "one")
+"""
 
 
 def begun(things: Things) -> None:
@@ -93,3 +105,22 @@ def test_claims(tmp_path: Any) -> None:
     assert busy.holder(home, "one") == "" and busy.holder(home, "two")
     busy.release(home, "two")
     assert not list((tmp_path / "busy").iterdir())
+
+
+def test_who_looks_takes_nothing(tmp_path: Path) -> None:
+    """A look at a killed run's file while another run begins: that one must not be refused."""
+    home, left = str(tmp_path), tmp_path / "busy" / "one"
+    left.parent.mkdir()
+    left.touch()
+    assert busy.holder(home, "one") == ""
+    looks = subprocess.Popen([sys.executable, "-c", LOOK, home], stdout=subprocess.PIPE)
+    try:
+        assert looks.stdout and looks.stdout.readline() == b"looking\n"
+        for _ in range(3000):
+            left.touch()
+            busy.claim(home, "one", "workflow y")
+            busy.release(home, "one")
+        assert looks.poll() is None
+    finally:
+        looks.kill()
+        looks.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.local.things import Things, linked, scalable
+from tests.local.things import SECTIONS, Things, linked, scalable
 
 KILLER = Path(__file__).with_name("cfy_written.py")
 INPUTS = {"inputs": {"count": {"default": 2}, "color": {"default": "red"}}}
@@ -121,7 +122,9 @@ def test_what_is_refused_changes_nothing(things: Things) -> None:
     nodes["net"]["type"] = "stubborn"
     things.blueprint(nodes, **INPUTS)
     said = things.start("update", code=1)
-    assert "node net: its type was thing and is now stubborn" in said and "allow_replace=true" in said
+    assert "node net: its type was thing and is now stubborn" in said and "-p allow_replace=net" in said
+    assert "no node nett" in things.start("update", code=1, allow_replace="nett, vm")
+    assert "-p allow_replace=net,vm" in things.start("update", code=1, allow_replace=["vm"]), "leave for another one"
     things.blueprint(cluster(properties={"colour": "red"}), **INPUTS)
     assert "colour" in things.start("update", code=1)
     assert "no such file" in things.start("update", code=1, blueprint="nowhere.yaml")
@@ -132,19 +135,82 @@ def test_what_is_refused_changes_nothing(things: Things) -> None:
     things.start("update")
 
 
-def test_a_node_of_another_type_is_made_anew_with_leave(things: Things) -> None:
+@pytest.mark.parametrize("leave", [True, "net"])
+def test_a_node_of_another_type_is_made_anew_with_leave(things: Things, leave: object) -> None:
     things.install(cluster(), **INPUTS)
     vms, net = things.of("vm"), things.of("net")
     nodes = cluster()
     nodes["net"]["type"] = "stubborn"
     things.blueprint(nodes, **INPUTS)
-    things.start("update", allow_replace=True)
+    things.start("update", allow_replace=leave)
     assert things.of("vm") == vms
     assert things.of("net") != net and len(things.of("net")) == 1
     order = [
         name for name, instance in things.called() if instance.startswith("net") or name in ("unlink", "establish")
     ]
     assert order == ["unlink", "unlink", "delete", "create", "start", "establish", "establish"]
+    things.whole()
+
+
+def machine(**params: Any) -> dict[str, Any]:
+    """Sections of a blueprint with a thing that the plan takes for a domain of ours, as one operation is mapped so."""
+    ours = {"other": {"pull": "libvirt.cloudify_libvirt.domain_tasks.pull"}}
+    kind = {"derived_from": "thing", "properties": {"params": {"default": {}}}, "interfaces": ours}
+    plugins = {**SECTIONS["plugins"], "libvirt": {"executor": "central_deployment_agent", "install": False}}
+    types = {**SECTIONS["node_types"], "machine": kind}
+    nodes = {"vm": {"type": "machine", "properties": {"params": params}}, "disk": {"type": "thing"}}
+    return {"nodes": nodes, "plugins": plugins, "node_types": types}
+
+
+def test_a_domain_of_another_image_is_not_called_unchanged(things: Things) -> None:
+    """What was made of an image stays, and the next plan must not be clean as if it were another."""
+    things.install(**machine(image="https://user:canary-1@host/old.img", pool="p", memory="1 GiB"))
+    vm, disk = things.of("vm")[0], things.of("disk")
+    path = things.directory / "node-instances" / f"{vm}.json"
+    state = json.loads(path.read_text())
+    state["runtime_properties"]["resource_id"] = vm
+    path.write_text(json.dumps(state))
+    for params, word in (
+        ({"image": "https://user:canary-1@host/new.img", "pool": "p"}, "image was https://"),
+        ({"image": "https://user:canary-1@host/old.img", "pool": "q"}, "pool was p and is now q"),
+    ):
+        things.blueprint(**machine(**params))
+        for leave in (False, "disk"):
+            said = things.start("update", code=1, allow_replace=leave)
+            assert f"node vm: {word}" in said and "what was made of it stays" in said and "canary-1" not in said
+            assert "-p allow_replace=" + ("disk,vm" if leave else "vm") in said
+    assert things.calls == [] and things.of("vm") == [vm]
+    old = {"source": "https://user:canary-1@host/old.img", "checksum": f"sha256:{'0' * 64}", "size": "20 GiB"}
+    things.blueprint(**machine(image=old, pool="p"))
+    things.start("update")
+    assert things.of("vm") == [vm], "the same image, written otherwise"
+    things.blueprint(**machine(image="https://host/new.img", pool="p"))
+    things.start("update", allow_replace="vm")
+    assert things.of("vm") != [vm] and things.of("disk") == disk
+    things.whole()
+
+
+def test_values_of_inputs_are_not_quoted(things: Things) -> None:
+    weak = {**INPUTS["inputs"], "password": {"default": "long enough for all", "constraints": [{"min_length": 15}]}}
+    things.install(cluster(), inputs=weak)
+    said = things.start("update", code=1, inputs={"password": "canary-7f3a"})
+    assert "password" in said and "min_length" in said and "canary-7f3a" not in said
+    kept = (things.directory / "executions.json").read_text()
+    assert "canary-7f3a" not in kept.replace(json.dumps({"password": "canary-7f3a"})[1:-1], "")
+
+
+def test_links_that_a_killed_update_left_are_established_by_one_with_others(things: Things) -> None:
+    nodes = {**cluster(), "one": {"type": "thing"}, "two": {"type": "thing"}}
+    things.install(nodes, **INPUTS)
+    nodes["one"] = {"type": "thing", **linked("net")}
+    things.blueprint(nodes, **INPUTS)
+    things.start_killed("update", "establish 1")
+    nodes["two"] = {"type": "thing", **linked("net")}
+    things.blueprint(nodes, **INPUTS)
+    things.start("update")
+    assert sorted(things.called()) == [("establish", things.of("one")[0]), ("establish", things.of("two")[0])]
+    things.start("update")
+    assert things.called() == []
     things.whole()
 
 

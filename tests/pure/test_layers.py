@@ -78,7 +78,7 @@ ALLOWED = {
     "deployments": set[str](),
     "adoption": {"core", "deployments", "engine", "request", "package"},
     "binding": {"adoption", "core", "request", "local_errors", "local_guard", "local_storage", "package"},
-    "checking": {"binding", "core", "request", "package"},
+    "checking": {"binding", "core", "record", "request", "package"},
     "steps": {"adoption", "core", "steps", "request", "binding", "engine", "package"},
     "planning": {"binding", "core", "deployments", "engine", "planning", "record", "request", "steps", "package"},
     "tasks": {"core", "steps", "request", "binding", "checking", "package"},
@@ -95,7 +95,7 @@ ALLOWED = {
     "local_storage": set[str](),
     "local_state": set[str](),
     "local_guard": {"busy", "local_remains", "package"},
-    "busy": set[str](),
+    "busy": {"core"},
 }
 # Rooms that know the engine.
 ENGINE_ROOMS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -92,6 +93,25 @@ def test_a_changed_deployment_is_read_again(storage: Any) -> None:
     changed = {"second": {**storage.get_node("second"), "properties": {"number": 5}}}
     storage._storage.set_deployment_attributes("dep", nodes=changed)
     assert storage.get_node("second")["properties"] == {"number": 5}
+
+
+def test_a_write_that_is_cut_short_is_not_taken_for_whole(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = instance_of(storage, "first")
+    storage.update_node_instance(instance.id, version=instance.version, runtime_properties={"text": "x" * 100})
+    whole, cut = os.write, []
+
+    def short(file: int, data: bytes) -> int:
+        cut.append(len(data))
+        return whole(file, data[: len(data) // 2])
+
+    instance = storage.get_node_instance(instance.id)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", short)
+        storage.update_node_instance(instance.id, version=instance.version, runtime_properties={"text": "y" * 10})
+    assert cut, "it was tried in place"
+    path = Path(storage._storage._instance_path("dep", instance.id))
+    assert json.loads(path.read_text())["runtime_properties"] == {"text": "y" * 10}
+    assert storage.get_node_instance(instance.id).runtime_properties == {"text": "y" * 10}
 
 
 WRITER = """

@@ -135,6 +135,23 @@ def test_a_file_that_is_removed_meanwhile_does_not_part_the_waiting_from_the_new
             assert not free(), "both look at the new file"
 
 
+def test_where_run_lock_is_not_everybodys_it_is_where_no_logout_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of /dev/shm logind removes a user's files when he logs out, also those on which others have locks."""
+    monkeypatch.setattr(lock, "_is_everybodys", lambda path: str(path) != "/run/lock")
+    assert lock.path() == Path("/tmp/cloudify-libvirt.lock")
+
+
+def test_a_file_in_use_does_not_grow_old(place: Path) -> None:
+    assert free()
+    path = place / "cloudify-libvirt.lock"
+    os.utime(path, (1, 1))
+    assert free()
+    assert time.time() - path.stat().st_mtime < 60
+    young = path.stat().st_mtime_ns
+    assert free()
+    assert path.stat().st_mtime_ns == young, "once a day is enough"
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling", "directory", "fifo"])
 def test_what_somebody_put_there_instead_is_neither_followed_nor_waited_for(
     kind: str, place: Path, tmp_path: Path

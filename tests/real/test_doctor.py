@@ -431,6 +431,6 @@ def test_nodes_that_are_installed_are_checked_again(attempt: Attempt) -> None:
     with hidden("/usr/sbin/dnsmasq"):
         result = attempt.cfy(*call, check=False)
     assert result.code == 1
-    assert len(result.lines("Task failed", "network_tasks.validate", "apt-get install dnsmasq-base")) == 1
+    assert len(result.lines("Task failed '", "network_tasks.validate", "apt-get install dnsmasq-base")) == 1
     assert attempt.host.everything() == before
     attempt.cfy.uninstall("bad")

@@ -180,7 +180,7 @@ def test_external_that_is_missing(kind: str, params: dict[str, Any], cfy: Cfy, t
     before = host.everything()
     path = blueprint(cfy.directory, "miss", one=external(kind, "nowhere", "property", **params))
     result = cfy.install(path, "miss", check=False)
-    failed = [line for line in result.lines("Task failed", "'nowhere'") if kind in line]
+    failed = [line for line in result.lines("Task failed '", "'nowhere'") if kind in line]
     assert result.code == 1 and len(failed) == 1, result.output
     assert "does not exist" in failed[0]
     cfy.uninstall("miss")

@@ -90,6 +90,20 @@ def at_each(places: tuple[str, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("place", places)
 
 
+def test_restart_in_checks_and_updates(lab: Lab, cfy: Cfy, host: Host) -> None:
+    """An outage is no finding and no failed update, also where the engine tries nothing again."""
+    before = host.everything()
+    cfy(*lab.install())
+    guests = daemon.guests()
+    for workflow, place in (("update", "virDomainGetXMLDesc=1"), ("check_status", "virDomainLookupByUUIDString=1")):
+        result = disturbed(cfy, "restart", place, "executions", "start", workflow, "-b", "hello")
+        by_itself(result)
+        assert result.lines("lost qemu:///system"), result.output[-4000:]
+        assert daemon.guests() == guests
+    cfy("uninstall", "-b", "hello")
+    assert host_again().everything() == before
+
+
 def test_restart_in_each(lab: Lab, cfy: Cfy, host: Host) -> None:
     """One deployment's life, disturbed in each of its parts."""
     before = host.everything()

@@ -224,6 +224,28 @@ def test_revert_lets_our_checkpoints_go_and_no_others(both: Machine) -> None:
     assert back_up(both.domain, both.store, Order(point="p3")).parent == "p2"
 
 
+def test_revert_that_fails_late_says_that_the_next_backup_is_a_full_one(both: Machine) -> None:
+    without_raw_disk(both)
+    both.write(1)
+    create(both.domain, Wish("s1"))
+    both.domain.start()
+    back_up(both.domain, both.store, Order(point="p1"))
+    both.domain.destroy()
+    (ours,) = bitmaps(both)
+    # Gone from the file, which libvirt does not know.
+    subprocess.run(["qemu-img", "snapshot", "-d", "s1", both.vda], check=True)
+    with pytest.raises(CoreError, match=rf"Checkpoints went before: a backup that would stand on {ours} is a full one"):
+        revert(both.domain, "s1")
+    with pytest.raises(CoreError) as told:
+        revert(both.domain, "s1")
+    assert "Checkpoints" not in told.value.remedy, "none went this time"
+    both.domain.start()
+    full = back_up(both.domain, both.store, Order(point="p2"))
+    assert (full.parent, full.reason) == ("", "the checkpoint of point 'p1' is gone")
+    both.domain.destroy()
+    both.handle.snapshotLookupByName("s1").delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+
+
 @pytest.mark.parametrize("left", ["checkpoint", "bitmap"])
 def test_revert_of_a_guest_that_is_off(both: Machine, left: str) -> None:
     """QEMU goes back to no snapshot of a file with bitmaps, and libvirt removes none of a guest that is off."""

@@ -185,7 +185,8 @@ def test_tree_of_external_snapshots(plain: Machine) -> None:
     assert plain.holds("vda", 1)
     plain.write("vda", 3)
     plain.snapshot("three", kind="external")
-    assert plain.names() == [("one", ""), ("two", "one"), ("three", "one")]
+    # Two of one second have no order.
+    assert sorted(plain.names()) == [("one", ""), ("three", "one"), ("two", "one")]
     plain.write("vda", 9)
     plain.revert("two")
     assert plain.holds("vda", 2) and current(plain.domain) == "two"

@@ -489,6 +489,74 @@ def test_what_else_an_update_mends(machine: Machine) -> None:
     assert "cfy:owner" in virsh("dumpxml", "--inactive", "upd") and "cfy:owner" in virsh("dumpxml", "upd")
 
 
+def _anew(m: Machine) -> None:
+    """Start it as it was made: an empty machine gives no memory back while it runs."""
+    m.node.run(domain_tasks.stop)
+    m.reset()
+    m.node.run(domain_tasks.start)
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_disk_stays_on_a_snapshot_of_another_tool(active: bool, empty: Machine) -> None:
+    """Also through the next start: the definition must not name the file below again."""
+    _anew(empty)
+    if not active:
+        empty.node.run(domain_tasks.stop)
+    above = PLACE / "d.other"
+    spec = f"vda,file={above},snapshot=external,driver=qcow2"
+    virsh("snapshot-create-as", empty.name, "other", "--disk-only", "--no-metadata", "--diskspec", spec)
+    try:
+        assert empty.drift() == set()
+        empty.wish({**empty.base, "description": f"new {active}"})
+        empty.update()
+        assert (empty.pending, empty.drift(), empty.stored("description")) == ({}, set(), f"new {active}")
+        for operation in (domain_tasks.stop, domain_tasks.start):
+            empty.node.run(operation)
+        for look in (empty.live, empty.stored):
+            assert look("devices/disk/source", "file") == str(above)
+            assert look("devices/disk/driver", "type") == "qcow2"
+        empty.wish({**empty.base, "disks": [{"file": str(PLACE / "c.raw"), "type": "raw"}]})
+        with pytest.raises(NonRecoverableError, match="which no blueprint named"):
+            empty.update()
+        assert empty.stored("devices/disk/source", "file") == str(above)
+    finally:
+        virsh("blockcommit", empty.name, "vda", "--active", "--pivot", "--wait")
+        above.unlink()
+    empty.reset()
+    assert empty.drift() == set()
+
+
+def test_a_machine_whose_new_definition_cannot_start_runs_again_as_it_did(empty: Machine) -> None:
+    _anew(empty)
+    before = empty.identity
+    empty.wish({**empty.base, "disks": [{"file": str(PLACE / "gone.raw"), "type": "raw"}]})
+    with pytest.raises(NonRecoverableError, match=r"gone\.raw.*It runs again as it did before"):
+        empty.update(allow_restart=True)
+    assert empty.identity[0] == before[0] and empty.identity[1] != before[1]
+    for look in (empty.live, empty.stored):
+        assert look("devices/disk/source", "file") == str(PLACE / "d.raw")
+    assert "state" not in empty.drift()
+    empty.reset()
+    assert (empty.pending, empty.drift()) == ({}, set())
+
+
+def test_what_others_attached_to_a_machine_stays(empty: Machine) -> None:
+    _anew(empty)
+    (PLACE / "e.raw").write_bytes(bytes(MIB))
+    virsh("attach-disk", empty.name, str(PLACE / "e.raw"), "vdh", "--persistent")
+    try:
+        empty.wish({**empty.base, "description": "with a guest"})
+        empty.update()
+        assert "vdh" in virsh("domblklist", empty.name) and "vdh" in virsh("domblklist", "--inactive", empty.name)
+        assert (empty.pending, empty.drift()) == ({}, {"disks[vdh]"})
+    finally:
+        virsh("detach-disk", empty.name, "vdh", "--config")
+        for operation in (domain_tasks.stop, domain_tasks.start):
+            empty.node.run(operation)
+    empty.reset()
+    assert empty.drift() == set()
+
+
 def test_the_maximum_of_memory_waits_for_a_start(empty: Machine) -> None:
     before = empty.identity
     empty.wish({**empty.base, "memory": "96 MiB", "allow_restart": True})

@@ -315,6 +315,29 @@ def test_another_volume_is_made_only_with_leave_and_when_nobody_uses_it(row: str
     assert not file.exists()
 
 
+def test_what_a_guest_wrote_is_no_reason_for_another_volume(pool: Node) -> None:
+    """A raw disk whose contents look like qcow2 to the host: neither replaced nor resized."""
+    found = node("data-raw", name="updraw", pool="updpool", size="8 MiB", format="raw")
+    run(found, "create")
+    file = HOME / "updraw"
+    try:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", HOME / "header", "4M"], check=True)
+        content = (HOME / "header").read_bytes()
+        (HOME / "header").unlink()
+        file.write_bytes(content.ljust(8 * 2**20, b"\0"))
+        before = file.read_bytes(), file.stat().st_ino
+        virsh("pool-refresh", "updpool")
+        assert {"format", "size"} <= fields(found)
+        with pytest.raises(
+            NonRecoverableError, match=r"format \(qcow2 to raw\).*it became so on the host, and the .*iB"
+        ):
+            run(found, "update", allow_replace=True)
+        assert (file.read_bytes(), file.stat().st_ino) == before
+        assert found.runtime["update_pending"]["size"]["why"] == "it waits until the rest is as declared"
+    finally:
+        run(found, "delete")
+
+
 def test_a_killed_replacement_goes_on(volume: Node) -> None:
     """The old one is gone, the new one not made: nobody makes one up without leave."""
     virsh("vol-delete", "upddata", "--pool", "updpool")

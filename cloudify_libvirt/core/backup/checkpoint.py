@@ -25,6 +25,11 @@ def names(domain: Domain) -> set[str]:
         return {str(one.getName()) for one in domain.handle.listAllCheckpoints(0)}
 
 
+def ours(domain: Domain) -> set[str]:
+    """Return the names of those that backups of ours stand on."""
+    return set(filter(is_checkpoint, names(domain)))
+
+
 def changed_bytes(domain: Domain, name: str) -> dict[str, int]:
     """Return how much of each disk (by target) changed since; of a running domain only.
 
@@ -114,7 +119,7 @@ def drop_ours(domain: Domain, *, disks_go: bool = False) -> list[str]:
 
     ``disks_go``: other files come in place of the disks, so that what is in files of another machine does not count.
     """
-    mine = sorted(filter(is_checkpoint, names(domain)))
+    mine = sorted(ours(domain))
     for name in mine:
         if disks_go and domain.state in OFF:
             _forget(domain, name)

@@ -64,6 +64,12 @@ class Store:
         """Tell whether the backup is there, whole."""
         return self.path(DEFINITION).is_file()
 
+    @property
+    def written_at(self) -> float:
+        """Return when the backup was whole, in seconds since 1970."""
+        with on_disk("look at", f"file {self.path(DEFINITION)}"):
+            return self.path(DEFINITION).stat().st_mtime
+
     def prepare(self) -> None:
         """Make the directories, for us alone.
 

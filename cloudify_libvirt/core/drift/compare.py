@@ -17,6 +17,7 @@ from cloudify_libvirt.core.drift.rules import (
     REMOVABLE,
     SKIPPED,
     SKIPPED_LIVE,
+    content,
     key,
     local,
     normalised,
@@ -24,6 +25,8 @@ from cloudify_libvirt.core.drift.rules import (
 )
 
 CONFIG, LIVE = "config", "live"
+# What of a disk, beside its source, says how its content is kept.
+_OF_CONTENT = frozenset({("disk", "type"), ("driver", "type")})
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ class Subject:
     """Whose definitions are compared.
 
     ``names``: what the user calls an element, by its kind and key ("disk vda" -> "disks[0]"). ``instead``: by a
-    disk's declared file, files that stand for it, such as its snapshots. ``ours``: kind and key of what an operation
-    attached beside what is declared.
+    disk's declared content, what stands for it, such as the files of its snapshots. ``ours``: kind and key of what
+    an operation attached beside what is declared.
     """
 
     kind: str
@@ -128,7 +131,7 @@ class _Comparison:
             self.say(place.name(), text, (found.text or "").strip() or None, Spot(wanted, found, ""))
         for name, value in wanted.attrib.items():
             there = found.get(name)
-            if not same(tag, name, value, there) and not self._stands_for(name, value, there):
+            if not same(tag, name, value, there) and not ((tag, name) in _OF_CONTENT and self._stands(wanted, found)):
                 self.say(place.name(name), value, there, Spot(wanted, found, name))
         for child in dict.fromkeys(local(one) for one in _elements(wanted)):
             self._children(child, wanted, found, place)
@@ -141,8 +144,12 @@ class _Comparison:
         most = found.getparent().findtext("memory")
         return bool(found.text == most and int(found.text) >= int(text))
 
-    def _stands_for(self, name: str, value: str, there: str | None) -> bool:
-        return name == "file" and there in self.subject.instead.get(value, frozenset())
+    def _stands(self, wanted: Any, found: Any) -> bool:
+        """Tell whether another content stands for the declared one in the disk that these are, or are part of."""
+        disk, there = (one if local(one) == "disk" else one.getparent() for one in (wanted, found))
+        if disk is None or there is None or local(disk) != "disk":
+            return False
+        return content(there) in self.subject.instead.get(content(disk), frozenset())
 
     def _ours(self, element: Any) -> bool:
         return f"{local(element)} {key(element)}".strip() in self.subject.ours
@@ -152,7 +159,7 @@ class _Comparison:
 
     def _children(self, tag: str, wanted: Any, found: Any, place: _Place) -> None:
         """Pair the children of one kind, compare the pairs, and name what is left."""
-        if self._skipped(tag):
+        if self._skipped(tag) or (tag == "source" and self._stands(wanted, found)):
             return
         declared = [one for one in _elements(wanted) if local(one) == tag]
         there = [one for one in _elements(found) if local(one) == tag]

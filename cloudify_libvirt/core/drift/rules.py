@@ -147,6 +147,18 @@ def key(element: Any) -> str:
     return str(_plain(found[0])) if found else ""
 
 
+def content(disk: Any) -> str:
+    """Return what tells the content of a disk, or of what is below one, from others; "" where it has none."""
+    source = disk.find("source")
+    if source is None:
+        return ""
+    if source.get("protocol"):
+        return f"{source.get('protocol')}:{source.get('name')}"
+    if source.get("volume"):
+        return f"{source.get('pool')}/{source.get('volume')}"
+    return next((str(source.get(name)) for name in ("file", "dev", "dir") if source.get(name)), "")
+
+
 def local(element: Any) -> str:
     """Return an element's name without its name space."""
     return str(etree.QName(element).localname)

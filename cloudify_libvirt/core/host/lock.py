@@ -5,38 +5,38 @@ one file that everybody may open. A lock is one byte whose position comes from i
 process that held it, so nothing is ever stale, and nothing is left over.
 
 Whoever may log in to the machine can hold a lock, and so make others wait, as with the lock files of other programs.
-More cannot be had of the file: nothing is ever written to or read from it.
+More cannot be had of the file: nothing but its time is ever written, and nothing read from it.
 
 Source: fcntl(2), open file description locks; file-hierarchy(7), /run/lock
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import stat
-import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cloudify_libvirt.core.errors import AccessDenied, Busy, CoreError
+from cloudify_libvirt.core.host import ofd
 from cloudify_libvirt.core.wait import Signal, wait_until
 
 TIMEOUT_S = 120.0
 
-# The first that everybody may write to; not /tmp where it can be helped: services have one of their own.
-_DIRECTORIES = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))
+# The first that everybody may write to. Not /tmp where it can be helped: some services have one of their own. But
+# rather than /dev/shm, where a user's files go when he logs out, also those that others hold (logind, RemoveIPC).
+_DIRECTORIES = (Path("/run/lock"), Path("/tmp"), Path("/dev/shm"))
 _NAME = "cloudify-libvirt.lock"
 _SHARED_MODE = 0o666
 _OPEN_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# Source: fcntl(2), struct flock: type, whence, start, length, pid
-_FLOCK = "hhqqi4x"
 _POSITIONS = 2**62
+_DAY_S = 24 * 60 * 60
 
 
 def path() -> Path:
@@ -90,9 +90,11 @@ def _try_lock(position: int) -> int | None:
     place = path()
     file = _opened(place)
     try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, position, 1, 0))
+        ofd.take(file, position, 1)
         # Removed since it was opened: others lock another one.
-        if os.path.samestat(os.fstat(file), place.lstat()):
+        found = os.fstat(file)
+        if os.path.samestat(found, place.lstat()):
+            _keep_young(file, found.st_mtime)
             return file
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -101,6 +103,13 @@ def _try_lock(position: int) -> int | None:
         raise _refused(place, str(error.strerror)) from error
     os.close(file)
     return None
+
+
+def _keep_young(file: int, changed: float) -> None:
+    """Keep the file from what cleans directories of what nobody has touched for days."""
+    if time.time() - changed > _DAY_S:
+        with suppress(OSError):
+            os.utime(file)
 
 
 def _opened(place: Path) -> int:

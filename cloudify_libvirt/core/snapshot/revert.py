@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from cloudify_libvirt.core.backup import checkpoint
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
-from cloudify_libvirt.core.errors import Missing, Unsupported, libvirt_call
+from cloudify_libvirt.core.errors import CoreError, Missing, Unsupported, libvirt_call
 from cloudify_libvirt.core.snapshot import overlay
 from cloudify_libvirt.core.snapshot import xml as snapshot_xml
 from cloudify_libvirt.core.snapshot.delete import check_sources
@@ -31,14 +34,40 @@ def revert(domain: Domain, name: str, journal: Journal = NO_JOURNAL, *, was_off:
     one = get(domain, name, "go back to")
     off = domain.state in OFF if was_off is None else was_off
     check(domain, one)
-    dropped = checkpoint.drop_ours(domain)
-    if one.external:
-        _to_files(domain, one, journal, off)
-        return dropped
-    with libvirt_call("go back to", label(domain, name)):
-        domain.handle.revertToSnapshot(domain.handle.snapshotLookupByName(name, 0), 0)
+    with _telling_what_went(domain):
+        dropped = checkpoint.drop_ours(domain)
+        if one.external:
+            _to_files(domain, one, journal, off)
+            return dropped
+        with libvirt_call("go back to", label(domain, name)):
+            domain.handle.revertToSnapshot(domain.handle.snapshotLookupByName(name, 0), 0)
     domain.session.changed.set()
     return dropped
+
+
+@contextmanager
+def _telling_what_went(domain: Domain) -> Iterator[None]:
+    """Let an error say which checkpoints are gone all the same: backups begin anew without them."""
+    mine = checkpoint.ours(domain)
+    try:
+        yield
+    except CoreError as error:
+        went = mine - _left(domain)
+        if not went:
+            raise
+        told = f"Checkpoints went before: a backup that would stand on {', '.join(sorted(went))} is a full one."
+        remedy = f"{error.remedy} {told}".strip()
+        raise type(error)(
+            error.action, error.target, error.reason, remedy, retryable=error.retryable
+        ) from error.__cause__
+
+
+def _left(domain: Domain) -> set[str]:
+    try:
+        return checkpoint.ours(domain)
+    except CoreError:
+        # The connection went: they may be gone, too.
+        return set()
 
 
 def check(domain: Domain, one: SnapshotFacts) -> None:

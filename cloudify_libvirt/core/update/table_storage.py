@@ -57,7 +57,7 @@ VOLUME: tuple[Row, ...] = (
     _replace("volume", "encryption*", _VOLUME, "the content goes"),
     _replace("volume", "pool", _VOLUME, "made in the other pool; the content goes"),
     _replace("volume", "name", _VOLUME, "libvirt cannot rename one; the content goes"),
-    _replace("volume", "*", _VOLUME, "the content goes"),
+    _replace("volume", "*", _VOLUME, "changed on the host alone: refused, with allow_replace, too"),
 )  # fmt: skip
 
 ISO: tuple[Row, ...] = (
