@@ -224,7 +224,8 @@ def test_a_taken_mac_is_refused(session: Session, mac: str) -> None:
 def test_a_derived_mac_that_is_taken_gives_way_to_the_next(session: Session, vm: Node) -> None:
     install(vm, until="create")
     derived = vm.runtime["params"]["networks"][0]["mac"]
-    define(session, "neighbour", mac=derived)
+    # Of a name that no other test had: what is known of that one follows its events.
+    define(session, "twin", mac=derived)
     install(fresh := Node(params=vm.params), until="configure")
     mac = fresh.runtime["params"]["networks"][0]["mac"]
     assert mac not in ("", derived)
