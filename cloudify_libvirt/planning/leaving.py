@@ -34,7 +34,7 @@ def leaving(
     for container in dict.fromkeys(member.container for member in members.values()):
         here = {key: member for key, member in members.items() if member.container == container}
         free = [key for key, member in here.items() if not _named(key, member, exclude)]
-        free.sort(key=lambda key: (not _named(key, members[key], include), *_newest(members[key])))
+        free.sort(key=lambda key: (not _named(key, members[key], include), *_newest(key, members[key])))
         gone += free[: max(0, len(here) - count)]
     return gone
 
@@ -76,8 +76,9 @@ def _named(key: str, member: _Member, names: Collection[str]) -> bool:
     return key in names or any(str(one["id"]) in names for one in member.inside)
 
 
-def _newest(member: _Member) -> tuple[float, str]:
-    """Sort the newest first: what was never made, then by the highest number."""
-    numbers = [(one.get("runtime_properties") or {}).get("index") for one in member.inside]
+def _newest(key: str, member: _Member) -> tuple[float, str]:
+    """Sort the newest first: what was never made, then by the highest number; of an instance its own counts."""
+    own = [one for one in member.inside if str(one["id"]) == key] or member.inside
+    numbers = [(one.get("runtime_properties") or {}).get("index") for one in own]
     known = [float(number) for number in numbers if number is not None]
     return (-max(known) if known else float("-inf")), max(str(one["id"]) for one in member.inside)

@@ -51,6 +51,13 @@ def test_of_each_container() -> None:
     assert leaving(both, stored, "vm", 1, include=["disk_a1"]) == ["vm_a"], "what is in it stands for it"
 
 
+def test_the_number_of_what_is_in_it_says_nothing_of_the_host() -> None:
+    stored = [
+        instance("vm_a", 0), instance("vm_b", 1), instance("disk_a0", 3, "vm_a"), instance("disk_b0", 0, "vm_b"),
+    ]  # fmt: skip
+    assert leaving(plan(node("vm"), node("disk", host="vm")), stored, "vm", 1) == ["vm_b"]
+
+
 def test_of_groups() -> None:
     stored = [instance(f"{name}_{group}", index, groups=(f"pair_{group}",))
               for index, group in enumerate("xyz") for name in ("left", "right")]  # fmt: skip
