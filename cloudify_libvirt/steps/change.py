@@ -170,7 +170,7 @@ class _Work:
     def _keep_devices(self) -> None:
         """Record the devices of today, and those of before that are still there."""
         roots = [self._document(one) for one in ((CONFIG, LIVE) if self.domain.active else (CONFIG,))]
-        there = [device for root in roots for device in root.find("devices")]
+        there = [device for root in roots for device in root.iterfind("devices/*")]
         held = [one for one in self._taken_back if any(listed.is_one(self.subject, [one], device) for device in there)]
         self.request.record.put(declared=[*listed.listed(self.wanted), *held])
 

@@ -80,7 +80,7 @@ def subject(request: Request, label: str, plan: machine.Plan, xml: str, found: D
     own = {part.path: _PART_NAMES[part.kind] for part in plan.parts}
     names, numbers = {}, {"disk": 0, "filesystem": 0, "interface": 0}
     lists = {"disk": "disks", "filesystem": "disks", "interface": "networks"}
-    for element in parse.document(xml).find("devices"):
+    for element in parse.document(xml).iterfind("devices/*"):
         kind = local(element)
         if kind not in numbers:
             continue

@@ -24,7 +24,7 @@ _SECRET = ("passwd", "passwdValidTo")
 
 def listed(root: Any) -> list[str]:
     """Return the listed devices of a definition: kind and key, and of a disk its content; what has no key as XML."""
-    return [_entry(one) for one in root.find("devices") if local(one) in EXTRAS["devices"]]
+    return [_entry(one) for one in root.iterfind("devices/*") if local(one) in EXTRAS["devices"]]
 
 
 def _entry(element: Any) -> str:
