@@ -97,8 +97,8 @@ def create(domain: Domain, request: Request) -> dict[str, Any]:
     shown = _shown(manifest)
     request.record.put(last_backup=shown)
     why = f" ({manifest.reason})" if manifest.reason else ""
-    size = human_size(manifest.size_bytes)
-    request.record.note(f"{manifest.kind} backup '{manifest.point}' of {domain.target}: {size}{why}")
+    size = f"{human_size(manifest.size_bytes)}{why}, in the {store.label}"
+    request.record.note(f"{manifest.kind} backup '{manifest.point}' of {domain.target}: {size}")
     if asked.rotates:
         _prune(domain, store, asked, request)
     return shown

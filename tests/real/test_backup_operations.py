@@ -31,7 +31,7 @@ def test_operations(cfy: Cfy, clean_host: Host, tiny: Path, tmp_path: Path) -> N
     store = tmp_path / "kept/shop/backed"
     run(cfy, "shop", "create", backup_point="first")
     said = run(cfy, "shop", "create", backup_point="second", backup_content=True).output
-    assert "incremental backup 'second'" in said
+    assert "incremental backup 'second'" in said and f"in the backups {store}" in said
     recorded = next(one["runtime_properties"] for one in cfy.instances("shop") if "vm" in str(one["id"]))
     assert recorded["last_backup"]["parent"] == "first"  # type: ignore[index]
     assert [entry["kind"] for entry in recorded["made"]] == ["root", "seed"]  # type: ignore[index]

@@ -164,7 +164,7 @@ class DirectoryStore(Store):
     @property
     def label(self) -> str:
         """Return how messages call the store."""
-        return f"backups {self.root}"
+        return f"backups {self.root.absolute()}"
 
     @property
     def free_bytes(self) -> int:
