@@ -12,6 +12,7 @@ import pytest
 from cloudify.mocks import MockCloudifyContext, MockNodeInstanceContext
 from cloudify.state import current_ctx
 
+from cloudify_libvirt import network_tasks
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.session import Session, connect
@@ -141,3 +142,18 @@ class Node:
 def vm(session: Session) -> Node:
     """A domain that the test driver can run: no image, one card on the default network."""
     return Node(params={"name": "vm", "memory": "64 MiB", "networks": [{"network": "default"}], "wait_for_ip": False})
+
+
+def running_network(session: Session, name: str) -> str:
+    """Return the definition of a network."""
+    return str(session.connection.networkLookupByName(name).XMLDesc(0))
+
+
+@pytest.fixture
+def net(session: Session) -> Node:
+    """A network that runs."""
+    # This driver drops dnsmasq's options, which a network with cidr has.
+    ips = [{"address": "10.99.7.1", "prefix": 24, "dhcp": {"start": "10.99.7.2", "end": "10.99.7.99"}}]
+    node = Node(name="net", params={"name": "upd", "ips": ips})
+    node.run(network_tasks.create)
+    return node

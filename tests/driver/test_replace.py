@@ -10,22 +10,8 @@ from cloudify_libvirt.core.errors import Busy
 from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.session import Session
-from tests.driver.conftest import Node, define_network
+from tests.driver.conftest import Node, define_network, running_network
 from tests.driver.test_storage import define_pool
-
-
-def definition(session: Session, name: str) -> str:
-    return str(session.connection.networkLookupByName(name).XMLDesc(0))
-
-
-@pytest.fixture
-def net(session: Session) -> Node:
-    """A network that runs."""
-    # This driver drops dnsmasq's options, which a network with cidr has.
-    ips = [{"address": "10.99.7.1", "prefix": 24, "dhcp": {"start": "10.99.7.2", "end": "10.99.7.99"}}]
-    node = Node(name="net", params={"name": "upd", "ips": ips})
-    node.run(network_tasks.create)
-    return node
 
 
 def test_a_network_is_made_anew_under_its_new_name(net: Node, session: Session) -> None:
@@ -41,7 +27,7 @@ def test_what_is_taken_replaces_no_network(net: Node, session: Session, taken: s
     """Looked at before anything stops: what was there runs on."""
     theirs = define_network(session, "theirs" if taken == "name" else "else", "10.99.6.1", "br-theirs")
     theirs.start()
-    before = definition(session, "upd")
+    before = running_network(session, "upd")
     net.params["name"] = "theirs" if taken == "name" else "free"
     if taken == "subnet":
         net.params["ips"] = [{"address": "10.99.6.7", "prefix": 24}]
@@ -49,7 +35,7 @@ def test_what_is_taken_replaces_no_network(net: Node, session: Session, taken: s
         net.params["dev"] = "br-theirs"
     with pytest.raises(NonRecoverableError, match=r"theirs|else|10\.99\.6"):
         net.run(network_tasks.update, allow_replace=True)
-    assert definition(session, "upd") == before and session.connection.networkLookupByName("upd").isActive()
+    assert running_network(session, "upd") == before and session.connection.networkLookupByName("upd").isActive()
     assert net.runtime["resource_id"] == "upd"
     theirs.stop()
     theirs.undefine()
@@ -59,7 +45,7 @@ def test_what_is_taken_replaces_no_network(net: Node, session: Session, taken: s
 
 def test_a_network_that_cannot_be_made_anew_is_there_again(net: Node, session: Session) -> None:
     """Right by the schema; that a range has an end behind its start, libvirt alone says."""
-    before, uuid = definition(session, "upd"), net.runtime["uuid"]
+    before, uuid = running_network(session, "upd"), net.runtime["uuid"]
     autostarts = session.connection.networkLookupByName("upd").autostart()
     turned = before.replace("end='10.99.7.99'", "end='10.99.7.1'").replace("<name>upd</name>", "<name>other</name>")
     net.properties["template_content"] = turned
@@ -67,7 +53,7 @@ def test_a_network_that_cannot_be_made_anew_is_there_again(net: Node, session: S
     with pytest.raises(NonRecoverableError, match=r"define network 'other'.*range"):
         net.run(network_tasks.update, allow_replace=True)
     there = session.connection.networkLookupByName("upd")
-    assert definition(session, "upd") == before and there.UUIDString() == uuid
+    assert running_network(session, "upd") == before and there.UUIDString() == uuid
     assert there.isActive() and there.autostart() == autostarts and net.runtime["resource_id"] == "upd"
 
 

@@ -11,27 +11,13 @@ from cloudify_libvirt import network_tasks, pool_tasks
 from cloudify_libvirt.core.parse import document
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.update.network_entries import entries
-from tests.driver.conftest import Node
-
-
-def definition(session: Session, name: str) -> str:
-    return str(session.connection.networkLookupByName(name).XMLDesc(0))
-
-
-@pytest.fixture
-def net(session: Session) -> Node:
-    """A network that runs."""
-    # This driver drops dnsmasq's options, which a network with cidr has.
-    ips = [{"address": "10.99.7.1", "prefix": 24, "dhcp": {"start": "10.99.7.2", "end": "10.99.7.99"}}]
-    node = Node(name="net", params={"name": "upd", "ips": ips})
-    node.run(network_tasks.create)
-    return node
+from tests.driver.conftest import Node, running_network
 
 
 def test_nothing_differs_nothing_happens(net: Node, session: Session) -> None:
-    before = definition(session, "upd")
+    before = running_network(session, "upd")
     net.run(network_tasks.update, allow_restart=True, allow_replace="yes")
-    assert definition(session, "upd") == before and not net.runtime.get("update_pending")
+    assert running_network(session, "upd") == before and not net.runtime.get("update_pending")
 
 
 def test_autostart_alone(net: Node, session: Session) -> None:
@@ -42,11 +28,11 @@ def test_autostart_alone(net: Node, session: Session) -> None:
 
 
 def test_what_another_name_takes_is_said_and_nothing_is_done(net: Node, session: Session) -> None:
-    before = definition(session, "upd")
+    before = running_network(session, "upd")
     net.params.update(name="other", autostart=False)
     with pytest.raises(NonRecoverableError, match=r"name \(upd to other\) of node net: .*allow_replace: true"):
         net.run(network_tasks.update)
-    assert definition(session, "upd") == before
+    assert running_network(session, "upd") == before
     assert net.runtime["update_pending"]["name"]["how"] == "replace"
 
 
@@ -64,10 +50,10 @@ def test_a_refusal_is_no_failure_where_the_workflow_would_reinstall(net: Node, w
 def test_what_nobody_made_is_left(session: Session) -> None:
     node = Node(name="net", params={"name": "default"}, properties={"use_external_resource": True})
     node.run(network_tasks.create)
-    before = definition(session, "default")
+    before = running_network(session, "default")
     node.params["mtu"] = 1300
     node.run(network_tasks.update, allow_restart=True)
-    assert definition(session, "default") == before
+    assert running_network(session, "default") == before
 
 
 def test_a_pool_that_is_off_is_started(session: Session) -> None:
