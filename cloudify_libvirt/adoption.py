@@ -25,6 +25,7 @@ JOURNAL = (
     "path", "bridge", "cidr", "cidr6", "console_log", "serial_logs", "snapshot_files",
     "made_as",
 )  # fmt: skip
+_TOLD = frozenset({*JOURNAL, "use_external_resource"})
 _KINDS = frozenset({"domain", "network", "pool", "volume"})
 REMEDY = "Remove what is left (cfy-libvirt orphans --remove), or install under another deployment name."
 
@@ -40,27 +41,28 @@ class Mirror:
         self._request = request
         self._active = active and request.kind in _KINDS
         self._known: dict[str, Any] | None = None
+        self._stale = False
 
-    def look(self) -> None:
+    def look(self, changing: str) -> None:
         """Note what the journal says before it is changed."""
         if self._known is None and self._active:
             self._known = self._journal()
             if self._known and not self._entry.path.exists():
                 # Of an earlier release, or lost.
-                self._known = {}
+                self._known, self._stale = {}, True
+        self._stale = self._stale or changing in _TOLD
 
     def keep(self) -> None:
         """Write the entry if the journal is another one than before."""
-        if self._known is None:
+        if self._known is None or not self._stale:
             return
         journal = self._journal()
-        if journal == self._known:
-            return
-        if journal:
-            ledger.write(replace(self._entry, journal=journal))
-        else:
-            self._forget(self._entry)
-        self._known = journal
+        if journal != self._known:
+            if journal:
+                ledger.write(replace(self._entry, journal=journal))
+            else:
+                self._forget(self._entry)
+        self._known, self._stale = journal, False
 
     @cached_property
     def _entry(self) -> Entry:

@@ -94,8 +94,12 @@ def as_operation(
                 request.mention_misspelt()
                 return _mirrored(function, request, active=records)
 
+            def tell(text: str) -> None:
+                # The engine makes a logger for each operation that asks for one.
+                ctx.logger.warning(text)
+
             try:
-                return bridged(attempt, lambda: Request(ctx, kind, kwargs, records=False).uri, ctx.logger.warning)
+                return bridged(attempt, lambda: Request(ctx, kind, kwargs, records=False).uri, tell)
             except errors.CoreError as error:
                 translated = translate(error, ctx)
                 if translated is None:

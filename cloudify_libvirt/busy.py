@@ -55,7 +55,8 @@ def claim(home: str, deployment: str, what: str) -> None:
     file = _locked(path)
     if file is None:
         raise DeploymentBusy(f"deployment {deployment} is busy: {_told(path)}. Let it end, then run this again.")
-    said = {"what": what, "pid": os.getpid(), "since": time.strftime("%H:%M:%S"), "user": _user()}
+    said = {"what": what, "pid": os.getpid(), "since": time.strftime("%H:%M:%S"), "user": _user(),
+            "numbers": _numbers()}  # fmt: skip
     os.write(file, json.dumps(said).encode())
     _held[key] = Claim(path, file)
 
@@ -114,7 +115,17 @@ def _told(path: Path) -> str:
         said = json.loads(path.read_text(encoding="utf-8"))
     if not said:
         return "another process has just begun"
-    return f"{said['what']}, pid {said['pid']}, since {said['since']}, user {said['user']}"
+    # Of a container or a private host: here another process may have that number.
+    where = "" if said.get("numbers", "") == _numbers() else " (as its container counts)"
+    return f"{said['what']}, pid {said['pid']}{where}, since {said['since']}, user {said['user']}"
+
+
+def _numbers() -> str:
+    """Return what tells in which namespace this process's number counts; "" where the system has none."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _user() -> str:

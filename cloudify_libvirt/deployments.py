@@ -31,7 +31,9 @@ def lives(home: str, deployment: str, instance: str) -> bool | None:
     if not home or not _exists(Path(home)):
         # A directory that is not mounted now would make everything look forsaken.
         return None
-    return _exists(_deployment(home, deployment) / "node-instances" / f"{instance}.json")
+    # A cfy install that was killed while it read the blueprint has laid it aside.
+    places = (_deployment(home, deployment), Path(home) / "aside" / deployment / "deployments")
+    return any(_exists(place / "node-instances" / f"{instance}.json") for place in places)
 
 
 def installing(home: str, deployment: str) -> bool:

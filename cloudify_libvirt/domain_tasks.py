@@ -7,7 +7,7 @@ from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import backup as backups
-from cloudify_libvirt.steps import change, drift, hotplug, statistics, status, validation
+from cloudify_libvirt.steps import change, drift, drift_report, hotplug, statistics, status, validation
 from cloudify_libvirt.steps import domain as steps
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import pull as pulling
@@ -191,7 +191,7 @@ def check_status(request: Request) -> None:
 @checks("domain")
 def check_drift(request: Request) -> list[dict[str, object]] | None:
     """Return what is not as declared, in definition, running guest and host; None when all is."""
-    return drift.check(request, drift.domain)
+    return drift_report.check(request, drift.domain)
 
 
 @as_operation("domain")

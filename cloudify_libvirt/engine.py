@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from cloudify.state import current_workflow_ctx
 
 # cloudify_rest_client.executions.Execution
 _UNENDED = frozenset({"pending", "started"})
+# What was cut off long ago is not what somebody asks for who gives the same command again.
+MOST_S = 3600.0
 
 
 def queued_operations() -> int | None:
@@ -31,26 +35,36 @@ def home_of(ctx: Any) -> str:
     """
     storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
     found = getattr(getattr(storage, "_storage", None), "_root_storage_dir", "")
-    return str(Path(found).absolute()) if isinstance(found, str) and found else ""
+    return _absolute(found) if isinstance(found, str) and found else ""
+
+
+@lru_cache(maxsize=8)
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
 
 
 def repeats_since(ctx: Any) -> float | None:
-    """Return when a run was begun that nobody ended and that this one repeats, as seconds since 1970; else None.
+    """Return when a run was begun that nobody ended and that this one repeats, as seconds since 1970; else None."""
+    storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
+    runs = repeated_runs(storage, ctx.execution_id)
+    return float(runs[-1]["created_at"].timestamp()) if runs else None
+
+
+def repeated_runs(storage: Any, execution_id: str) -> list[dict[str, Any]]:
+    """Return the runs that nobody ended and that this one repeats, the latest first.
 
     That is, of the same workflow with the same parameters, and nothing else in between. What is begun on a deployment
     is kept in local mode (cloudify.workflows.local.DeploymentStorage); a Manager goes on with a run of its own.
     """
-    storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
     runs: list[dict[str, Any]] = storage.get_executions() if storage is not None else []
-    numbers = [number for number, run in enumerate(runs) if run["id"] == ctx.execution_id]
+    numbers = [number for number, run in enumerate(runs) if run["id"] == execution_id]
     if not numbers:
-        return None
-    since, now = None, runs[numbers[0]]
-    for run in reversed(runs[: numbers[0]]):
-        if run["status"] not in _UNENDED or any(run[key] != now[key] for key in ("workflow_id", "parameters")):
-            break
-        since = float(run["created_at"].timestamp())
-    return since
+        return []
+    now = runs[numbers[0]]
+    return list(takewhile(
+        lambda run: run["status"] in _UNENDED and all(run[key] == now[key] for key in ("workflow_id", "parameters")),
+        reversed(runs[: numbers[0]]),
+    ))  # fmt: skip
 
 
 def resource_roots(ctx: Any) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cloudify_libvirt.binding import as_operation
 from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import drift, iso9660_update, status, validation
+from cloudify_libvirt.steps import drift, drift_report, iso9660_update, status, validation
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import iso9660 as steps
 from cloudify_libvirt.steps import pull as pulling
@@ -44,7 +44,7 @@ def check_status(request: Request) -> None:
 @checks("iso9660")
 def check_drift(request: Request) -> list[dict[str, object]] | None:
     """Return what is not as declared; None when all is."""
-    return drift.check(request, drift.iso9660)
+    return drift_report.check(request, drift.iso9660)
 
 
 @as_operation("iso9660")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cloudify_libvirt import busy, local_remains
+from cloudify_libvirt import busy, local_engine, local_inputs, local_remains, local_retreat
 
 _ENGINE = "cloudify.workflows.local"
 # Defined last there.
@@ -32,11 +32,20 @@ def install() -> bool:
         _wrap(local.FileStorage, "remove_deployment", local_remains.removing)
         _wrap(local.FileStorage, "get_blueprint", local_remains.reading)
         _wrap(local.FileStorage, "get_deployment", local_remains.reading)
+        _wrap(local.FileStorage, "get_node_instances", local_remains.reading_instances)
         _wrap(local.FileStorage, "store_blueprint", local_remains.storing)
         executions = functools.partial(local_remains.storing_executions, local.JSONEncoderWithDatetime)
         _wrap(local.FileStorage, "store_executions", executions)
         for name in ("remove_deployment", "store_blueprint", "store_deployment"):
             _wrap(local.FileStorage, name, _writing)
+        for name in ("remove_deployment", "remove_blueprint"):
+            _wrap(local.FileStorage, name, local_retreat.removing)
+        for name in ("get_blueprint", "get_deployment"):
+            _wrap(local.FileStorage, name, local_retreat.reading)
+        _wrap(local._Storage, "create_deployment", _creating)
+        _wrap(local._Storage, "create_blueprint", local_engine.parsing)
+        begins = functools.partial(local_retreat.beginning, local.init_env)
+        vars(local)["init_env"] = functools.wraps(local.init_env)(begins)
     return True
 
 
@@ -52,6 +61,7 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
 
 
 def _executing(engines: Any, storage: Any, execution_id: Any, ctx: Any, *args: Any, **kwargs: Any) -> Any:
+    local_engine.lighten()
     home = _home(storage)
     if home:
         busy.claim(home, storage.name, f"workflow {ctx['workflow_id']}")
@@ -78,6 +88,14 @@ def _writing(engines: Any, storage: Any, name: str, *args: Any, **kwargs: Any) -
         return engines(storage, name, *args, **kwargs)
     finally:
         busy.release(storage._root_storage_dir, name)
+
+
+def _creating(
+    engines: Any, storage: Any, name: str, blueprint_name: str, inputs: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """Read inputs of a command line as the blueprint declares them."""
+    declared = (storage.get_blueprint(blueprint_name) or {}).get("plan", {}).get("inputs") or {}
+    return engines(storage, name, blueprint_name, local_inputs.typed(declared, inputs), *args, **kwargs)
 
 
 def _home(storage: Any) -> str:

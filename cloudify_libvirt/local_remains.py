@@ -23,6 +23,17 @@ def reading(engines: Callable[..., Any], storage: Any, name: str) -> Any:
         return None
 
 
+def reading_instances(engines: Callable[..., Any], storage: Any, name: str, node_id: Any = None) -> Any:
+    """Read all instances; those stored before a kill kept the others from it have no relationships with these."""
+    found = engines(storage, name, node_id=node_id)
+    known = {one["id"] for one in found} if node_id is None else set()
+    for one in found if node_id is None else ():
+        links = one.get("relationships") or []
+        if any(link["target_id"] not in known for link in links):
+            one["relationships"] = [link for link in links if link["target_id"] in known]
+    return found
+
+
 def storing(engines: Callable[..., Any], storage: Any, name: str, *args: Any) -> Any:
     """Store a blueprint, which the engine does when it knows none of the name: what lies there is no blueprint."""
     shutil.rmtree(Path(storage._root_storage_dir, "blueprints", name), ignore_errors=True)

@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cloudify.exceptions import NonRecoverableError
 from cloudify.workflows import local
+
+from cloudify_libvirt.engine import MOST_S, repeated_runs
 
 Json = Mapping[str, Any]
 
@@ -55,6 +58,11 @@ class LocalState:
     def instances(self) -> list[dict[str, Any]]:
         """Return what is stored of its instances."""
         return [dict(one) for one in self._files.get_node_instances(self.name)]
+
+    def repeated(self, execution_id: str) -> list[dict[str, Any]]:
+        """Return the runs of the last hour that nobody ended and that this one repeats, the latest first."""
+        runs = repeated_runs(self._storage, execution_id)
+        return [run for run in runs if time.time() - run["created_at"].timestamp() <= MOST_S]
 
     def put(self, **attributes: Any) -> None:
         """Store attributes of the deployment, in one step; None removes one."""

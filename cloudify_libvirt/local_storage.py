@@ -15,33 +15,37 @@ import inspect
 import json
 import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
 from cloudify.workflows import local
 
 # Of the sources of the methods below, as of cloudify-common 7.0.5.
-_KNOWN = "018ab1a39eafcf1e47c55af3ec061647d256b4b5a840a232e6dc4cddfb32771c"
+_KNOWN = "41bdf9d8550cb8df659397c8ff8e7fd3cc02b5c6bf32365ba6cfd3e93094776b"
 _REPLACED = (
     (local.FileStorage, "load_instance"),
     (local.FileStorage, "store_instance"),
     (local.FileStorage, "load_node"),
     (local.DeploymentStorage, "get_node_instance"),
     (local.DeploymentStorage, "get_node"),
+    (local.DeploymentStorage, "update_node_instance"),
+    (local.DeploymentStorage, "_lock"),
 )
-_DATE = '"__datetime__"'
+_DATE = b'"__datetime__"'
 _MOST_DEPLOYMENTS = 8
 _MOST_INSTANCES = 10_000
 _PAGE = 4096
 
 _engine: dict[str, Any] = {
-    name: getattr(local.DeploymentStorage, name, None) for name in ("get_node_instance", "get_node")
+    name: getattr(local.DeploymentStorage, name, None)
+    for name in ("get_node_instance", "get_node", "update_node_instance")
 }
 
 # Deployment file -> what tells that it is unchanged, and its nodes, each as bytes: read back, every reader has its own.
 _nodes: dict[Path, tuple[tuple[int, int, int], dict[str, bytes]]] = {}
-# The same of instances. The clock of a file system has ticks of some milliseconds: only that one process at a time
-# runs a deployment's workflow makes two writes within one tick the writer's own.
+# Instance file -> the same, and its content. The clock of a file system has ticks of some milliseconds: only that one
+# process at a time runs a deployment's workflow makes two writes within one tick the writer's own.
 _instances: dict[str, tuple[tuple[int, int, int], bytes]] = {}
 
 
@@ -65,27 +69,27 @@ def improve() -> bool:
     return True
 
 
-def _parse(text: str) -> Any:
-    return json.loads(text, object_hook=local.load_datetime if _DATE in text else None)
+def _parse(content: bytes) -> Any:
+    return local.NodeInstance(json.loads(content, object_hook=local.load_datetime if _DATE in content else None))
 
 
 def load_instance(self: Any, deployment_id: str, node_instance_id: str) -> Any:
-    """Read one instance; its file is parsed again only when it has changed."""
+    """Read one instance; its file is read again only when it has changed."""
     path = self._instance_path(deployment_id, node_instance_id)
     known, stamp = _instances.get(path), _stamp(os.stat(path))  # noqa: PTH116 - often
     if known is not None and known[0] == stamp:
-        return local.NodeInstance(pickle.loads(known[1]))
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - often
-        found = _parse(file.read())
-    # Changed while it was read, it is parsed again the next time.
-    _remember(path, stamp, found)
-    return local.NodeInstance(found)
+        return _parse(known[1])
+    with open(path, "rb") as file:  # noqa: PTH123 - often
+        content = file.read()
+    # Changed while it was read, it is read again the next time.
+    _remember(path, stamp, content)
+    return _parse(content)
 
 
-def _remember(path: str, stamp: tuple[int, int, int], instance: Any) -> None:
+def _remember(path: str, stamp: tuple[int, int, int], content: bytes) -> None:
     if len(_instances) >= _MOST_INSTANCES:
         _instances.clear()
-    _instances[path] = (stamp, pickle.dumps(dict(instance)))
+    _instances[path] = (stamp, content)
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:
@@ -96,10 +100,7 @@ def store_instance(self: Any, deployment_id: str, instance: Any) -> Any:
     """Replace one instance's file in one step."""
     path = self._instance_path(deployment_id, instance.id)
     data = json.dumps(instance, cls=local.JSONEncoderWithDatetime).encode()
-    stamp = _overwritten(path, data) or _replaced(Path(path), instance.id, data)
-    if _DATE.encode() not in data:
-        # A date comes back without its fractions of a second.
-        _remember(path, stamp, instance)
+    _remember(path, _overwritten(path, data) or _replaced(Path(path), instance.id, data), data)
     return local.NodeInstance(instance)
 
 
@@ -163,3 +164,37 @@ def get_node(self: Any, node_id: str, evaluate_functions: bool = False) -> Any:
     if evaluate_functions or not isinstance(self._storage, local.FileStorage):
         return _engine["get_node"](self, node_id, evaluate_functions)
     return self._storage.load_node(self.name, node_id)
+
+
+def update_node_instance(
+    self: Any,
+    node_instance_id: str,
+    version: int | None,
+    runtime_properties: Any = None,
+    system_properties: Any = None,
+    state: str | None = None,
+    relationships: Any = None,
+    force: bool = False,
+) -> Any:
+    """Store what changed of an instance, unless another version of it was changed."""
+    if not isinstance(self._storage, local.FileStorage):
+        changed = (runtime_properties, system_properties, state, relationships, force)
+        return _engine["update_node_instance"](self, node_instance_id, version, *changed)
+    with self._lock(node_instance_id):
+        instance = self._storage.load_instance(self.name, node_instance_id)
+        had = instance.get("version", 0)
+        if not force and state is None and version != had:
+            text = (
+                f"version {version} does not match current version of node instance {node_instance_id} which is {had}"
+            )
+            raise local.StorageConflictError(text)
+        instance["version"] = had + 1
+        given = {"runtime_properties": runtime_properties, "system_properties": system_properties, "state": state}
+        instance.update({key: value for key, value in given.items() if value is not None})
+        return self._storage.store_instance(self.name, instance)
+
+
+def _lock(self: Any, instance_id: str) -> Any:
+    """Return an instance's lock, which is there as long as somebody holds it."""
+    with self._main_instances_lock:
+        return self._instance_locks.setdefault(instance_id, threading.RLock())

@@ -6,7 +6,7 @@ from cloudify_libvirt.binding import External, Missing, as_operation, operates_o
 from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, definition, drift, network_update, status, validation
+from cloudify_libvirt.steps import addresses, definition, drift, drift_report, network_update, status, validation
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import network as steps
 from cloudify_libvirt.steps import pull as pulling
@@ -87,7 +87,7 @@ def check_status(request: Request) -> None:
 @checks("network")
 def check_drift(request: Request) -> list[dict[str, object]] | None:
     """Return what is not as declared; None when all is."""
-    return drift.check(request, drift.network)
+    return drift_report.check(request, drift.network)
 
 
 @as_operation("network")

@@ -6,7 +6,7 @@ from cloudify_libvirt.binding import External, Missing, as_operation, operates_o
 from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import definition, drift, pool_update, status, validation
+from cloudify_libvirt.steps import definition, drift, drift_report, pool_update, status, validation
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import pool as steps
 from cloudify_libvirt.steps import pull as pulling
@@ -87,7 +87,7 @@ def check_status(request: Request) -> None:
 @checks("pool")
 def check_drift(request: Request) -> list[dict[str, object]] | None:
     """Return what is not as declared; None when all is."""
-    return drift.check(request, drift.pool)
+    return drift_report.check(request, drift.pool)
 
 
 @as_operation("pool")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 # What operations write; removed by delete, so that the instance can be installed again.
@@ -27,42 +28,46 @@ class Record:
         """Stand on one context; its instance is the only one that is ever written."""
         self._ctx = ctx
         self._writable = writable
-        # Called before anything is changed, and before it is stored.
-        self.before_change: Callable[[], None] = lambda: None
+        # Called before a key is changed, and before it is stored.
+        self.before_change: Callable[[str], None] = lambda _key: None
         self.before_store: Callable[[], None] = lambda: None
+
+    @cached_property
+    def _instance(self) -> Any:
+        return self._ctx.instance
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a runtime property."""
-        return self._ctx.instance.runtime_properties.get(key, default)
+        return self._instance.runtime_properties.get(key, default)
 
     def all(self) -> Mapping[str, Any]:
         """Return all runtime properties, to be looked at."""
-        found: Mapping[str, Any] = self._ctx.instance.runtime_properties
+        found: Mapping[str, Any] = self._instance.runtime_properties
         return found
 
     def put(self, **values: Any) -> None:
         """Assign runtime properties and store them now, unless they are stored already."""
         self.assign(**values)
-        if getattr(self._ctx.instance.runtime_properties, "dirty", True):
+        if getattr(self._instance.runtime_properties, "dirty", True):
             self.before_store()
-            self._ctx.instance.update()
+            self._instance.update()
 
     def assign(self, **values: Any) -> None:
         """Assign runtime properties; the engine stores them when the operation ends."""
         if not self._writable:
             return
-        properties = self._ctx.instance.runtime_properties
+        properties = self._instance.runtime_properties
         for key, value in values.items():
             if key not in properties or properties[key] != value:
-                self.before_change()
+                self.before_change(key)
                 properties[key] = value
 
     def clear(self) -> None:
         """Forget what we wrote; ``resource_id`` stays as None and ``backups`` empty, as existing blueprints expect."""
-        self.before_change()
-        properties = self._ctx.instance.runtime_properties
+        properties = self._instance.runtime_properties
         had_backups = "backups" in properties
         for key in OWN_KEYS & set(properties):
+            self.before_change(key)
             del properties[key]
         if had_backups:
             properties["backups"] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cloudify_libvirt.binding import as_operation
 from cloudify_libvirt.checking import changes, checks
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import definition, drift, status, validation, volume_update
+from cloudify_libvirt.steps import definition, drift, drift_report, status, validation, volume_update
 from cloudify_libvirt.steps import heal as healing
 from cloudify_libvirt.steps import pull as pulling
 from cloudify_libvirt.steps import volume as steps
@@ -80,7 +80,7 @@ def check_status(request: Request) -> None:
 @checks("volume")
 def check_drift(request: Request) -> list[dict[str, object]] | None:
     """Return what is not as declared; None when all is."""
-    return drift.check(request, drift.volume)
+    return drift_report.check(request, drift.volume)
 
 
 @as_operation("volume")

@@ -27,6 +27,7 @@ from cloudify_libvirt.core.backup.restore import restore_as
 from cloudify_libvirt.core.backup.store import Store
 from cloudify_libvirt.core.backup.verify import verify as look_at
 from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import Missing
 from cloudify_libvirt.core.parse import document
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.units import human_size
@@ -63,6 +64,13 @@ class Where:
         for left in keeping.let_go(found, self.store) if found else []:
             click.echo(f"left for the next run: {left}", err=True)
 
+    def some(self) -> None:
+        """Raise ``Missing`` where there is no point at all: a misspelt name is no sound backup."""
+        points, damaged = keeping.listed(self.store)
+        if not points and not damaged:
+            remedy = "Check the name and the place; --deployment says whose backups they are."
+            raise Missing("find", f"a point of {self.store.label}", "there is none at all", remedy)
+
     def found(self) -> Domain:
         """Return the domain itself; raise ``Missing`` when there is none."""
         return Domain.get(connect(self.uri), self.domain, "See: virsh list --all")
@@ -86,6 +94,8 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
         def run(
             domain: str, directory: str, pool: str, pool_uri: str, deployment: str, uri: str, **options: Any
         ) -> None:
+            if bool(directory) == bool(pool):
+                raise click.UsageError("say where the backups are: --dir DIRECTORY or --pool POOL, one of them")
             function(Where(uri, domain, directory, pool, pool_uri, deployment), **options)
 
         run.__doc__ = function.__doc__
@@ -176,7 +186,8 @@ def show(where: Where, as_json: bool, point: str) -> None:
 @click.option("--point", default="", help="Name of the point; all when absent.")
 @click.option("--deep", is_flag=True, help="Put each disk together, and compare what the guest saw where recorded.")
 def verify(where: Where, as_json: bool, point: str, deep: bool) -> None:
-    """Check chains, sizes and checksums; the exit code is 1 when something is wrong."""
+    """Check chains, sizes and checksums; the exit code is 1 when something is wrong, or nothing is there."""
+    where.some()
     with _shown_progress() as progress:
         report = look_at(where.store, point, progress, deep=deep)
     if as_json:
@@ -198,6 +209,9 @@ def verify(where: Where, as_json: bool, point: str, deep: bool) -> None:
 def restore(where: Where, as_json: bool, point: str, new_name: str, to_pool: str, allow_stop: bool, yes: bool) -> None:
     """Put a guest's disks back, or make a new domain of a point; it is off afterwards."""
     if not new_name:
+        # What cannot be is said before it is asked for.
+        where.found()
+        keeping.show(where.store, point)
         confirm(f"What domain '{where.domain}' wrote since is lost. Go on?", yes=yes, as_json=as_json)
     with _shown_progress() as progress:
         hooks = Hooks(progress=progress, note=lambda text: click.echo(text, err=True))
@@ -237,10 +251,13 @@ def prune(
     yes: bool,
 ) -> None:  # fmt: skip
     """Delete what a rotation lets go, never what a kept point stands on."""
+    if not any((keep_last, keep_daily, keep_weekly, keep_monthly)):
+        raise click.UsageError("say what to keep, as in --keep-last 7: without that everything would go")
     keep = Keep(keep_last, keep_daily, keep_weekly, keep_monthly)
     going = [] if dry_run else keeping.prune(where.store, keep, dry_run=True)
     if going:
         confirm(f"Nothing can be restored from {', '.join(going)} then. Go on?", yes=yes, as_json=as_json)
+    where.some()
     gone = keeping.prune(where.store, keep, dry_run=dry_run)
     if not dry_run:
         where.let_go()

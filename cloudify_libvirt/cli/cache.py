@@ -95,6 +95,9 @@ def prune(
     """
     if pools != bool(uri):
         raise click.UsageError("--pools and --uri go together")
+    if uri:
+        # A host that is away is said before anything is removed.
+        connect(uri)
     gone = Inventory(ImageCache()).prune(older_than_s=older_than, keep_bytes=keep_bytes, dry_run=dry_run)
     bases = _unneeded(uri, dry_run) if uri else []
     if as_json:

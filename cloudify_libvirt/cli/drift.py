@@ -12,9 +12,11 @@ import click
 
 from cloudify_libvirt import deployments
 from cloudify_libvirt.core.errors import CoreError, Missing
+from cloudify_libvirt.core.units import human_size
 
 NONE, ERROR, DRIFT = 0, 1, 2
 _LAST_LINES = 5
+_BYTES = frozenset({"memory", "max_memory", "size", "capacity"})
 
 
 @click.command()
@@ -42,11 +44,17 @@ def drift(deployment: str, as_json: bool) -> None:
 
 def _print(found: list[dict[str, Any]]) -> None:
     for one in found:
-        declared, there = ("nothing" if one[key] is None else one[key] for key in ("declared", "found"))
+        declared, there = (_said(one["field"], one[key]) for key in ("declared", "found"))
         waits = f"; pending: {one['pending']}" if one.get("pending") else ""
         click.echo(f"{one['instance']}: {one['object']}: {one['field']}: {declared} -> {there} ({one['where']}){waits}")
     if not found:
         click.echo("no drift")
+
+
+def _said(field: str, value: Any) -> Any:
+    if value is None:
+        return "nothing"
+    return human_size(int(value)) if field.rpartition(".")[2] in _BYTES and str(value).isdigit() else value
 
 
 def _checks(deployment: str) -> dict[str, dict[str, Any]]:
@@ -59,7 +67,9 @@ def _checks(deployment: str) -> dict[str, dict[str, Any]]:
         instances = deployments.instances(deployments.default_home(), deployment)
     except OSError as error:
         target = f"deployment '{deployment}' in {deployments.default_home()}"
-        raise Missing("look at", target, error.strerror or str(error), "Look at: cfy deployments list.") from error
+        absent = isinstance(error, FileNotFoundError)
+        reason = "it is not installed there" if absent else error.strerror or str(error)
+        raise Missing("look at", target, reason, "The names are those of: cfy blueprints list.") from error
     return {
         str(one["id"]): (one.get("system_properties") or {}).get("configuration_drift") or {}
         for one in instances

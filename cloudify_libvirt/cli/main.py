@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,40 @@ from cloudify_libvirt import __version__
 from cloudify_libvirt.cli import backup, cache, doctor, drift, local_setup, orphans, plan, snapshot, volume
 from cloudify_libvirt.core.errors import CoreError
 
+# 2, click's own, says that something was found: a script must be able to tell that from a misspelt option.
+USAGE = 64
+
 
 class _Readable(click.Group):
     """Prints an error of the tree as one line, without a traceback."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _told():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _told():
             return super().invoke(ctx)
-        except CoreError as error:
-            raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except CoreError as error:
+        raise click.ClickException(str(error)) from error
+    except click.UsageError as error:
+        vars(error)["exit_code"] = USAGE
+        raise
 
 
 @click.group(cls=_Readable, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Tools around the Cloudify plugin for libvirt."""
+    """Tools around the Cloudify plugin for libvirt.
+
+    Exit codes: 0 done, and nothing is wrong; 1 it failed, or something is damaged; 2 something was found (changes to
+    make, drift, orphans; doctor: no hypervisor); 64 wrong usage.
+    """
 
 
 @main.command()

@@ -44,9 +44,11 @@ def lives(entry: Entry) -> bool | None:
 @click.option("--force", is_flag=True, help="Remove also what may be of another orchestrator, or cannot be told.")
 @json_option
 def orphans(uris: tuple[str, ...], remove: bool, yes: bool, running: bool, force: bool, as_json: bool) -> None:
-    """List what this orchestrator made and no deployment has any more; exit code 0: nothing, 2: something is left.
+    """List what this orchestrator made and no deployment has any more.
 
     An instance of a deployment that is being installed takes over what is left of it: that is not listed.
+
+    Exit code: 0 nothing is left, 2 something is, 1 a hypervisor could not be looked at.
     """
     if remove and as_json and not yes:
         raise click.UsageError("--remove with --json needs --yes")
@@ -55,7 +57,8 @@ def orphans(uris: tuple[str, ...], remove: bool, yes: bool, running: bool, force
     if as_json and not remove:
         print_json([row for orphan in listed for row in rows(orphan)])
     elif not as_json:
-        show(listed)
+        # Of a host that could not be looked at nobody knows that there is nothing.
+        show(listed, all_seen=code == NOTHING)
     if remove and listed:
         count = sum(len(orphan.items) for orphan in listed)
         confirm(f"Remove these {count}? What they hold is lost", yes=yes, as_json=as_json)
@@ -68,6 +71,8 @@ def orphans(uris: tuple[str, ...], remove: bool, yes: bool, running: bool, force
         sys.exit(code)
     if remove:
         _prune(found)
+        if as_json:
+            print_json({"removed": [], "left": []})
     sys.exit(code or (FOUND if listed else NOTHING))
 
 
@@ -101,9 +106,9 @@ def rows(orphan: Orphan) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def show(listed: list[Orphan]) -> None:
+def show(listed: list[Orphan], *, all_seen: bool) -> None:
     """Print them, one instance after the other."""
-    if not listed:
+    if not listed and all_seen:
         click.echo("nothing: whatever is known here belongs to a deployment")
     for orphan in listed:
         entry = orphan.entry

@@ -12,14 +12,13 @@ from typing import Any
 
 import click
 
+from cloudify_libvirt.core.drift.names import in_words
 from cloudify_libvirt.core.errors import CoreError
-from cloudify_libvirt.core.units import human_size
 
 _SIGNS = {"create": ("+", "green"), "change": ("~", "yellow"), "replace": ("!", "red"), "delete": ("-", "red"),
           "keep": ("=", None), "use": ("=", None)}  # fmt: skip
 _COUNTED = {"keep": "unchanged", "use": "used"}
 _LATER = "known after install"
-_BYTES = frozenset({"memory", "max_memory", "disk", "size"})
 _LAST_LINES = 5
 
 
@@ -71,10 +70,18 @@ def _made(blueprint: Path, inputs: tuple[str, ...], deployment: str) -> dict[str
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     state = "installed" if found["installed"] else "not installed"
     yield f"deployment {found['deployment']} ({state}), blueprint {found['blueprint']}"
+    for problem in found["problems"]:
+        yield click.style(f"problem: {problem}", fg="red")
     for one in found["instances"]:
         yield from _instance(one)
-    counts = [f"{count} {_COUNTED.get(action, f'to {action}')}" for action, count in found["summary"].items() if count]
+    counts = [f"{count} {_counted(action, count)}" for action, count in found["summary"].items() if count]
     yield ", ".join(counts) or "nothing"
+
+
+def _counted(action: str, count: int) -> str:
+    if action == "problems":
+        return "problem" if count == 1 else action
+    return _COUNTED.get(action, f"to {action}")
 
 
 def _instance(one: dict[str, Any]) -> Iterator[str]:
@@ -103,22 +110,18 @@ def _fact(key: str, value: Any) -> Iterator[str]:
         for item in value:
             yield f"    {key}: {', '.join(_pairs(item)) if isinstance(item, dict) else item}"
     elif value is not False and value != "":
-        yield f"    {key}: {_said(key, value)}"
+        yield f"    {key}: {in_words(key, value, _LATER)}"
 
 
 def _pairs(item: dict[str, Any]) -> Iterator[str]:
     for key, value in item.items():
-        yield f"{key} {_said(key, value)}"
-
-
-def _said(key: str, value: Any, absent: str = _LATER) -> str:
-    if value is None:
-        return absent
-    return human_size(int(value)) if key.rpartition(".")[2] in _BYTES and str(value).isdigit() else str(value)
+        yield f"{key} {in_words(key, value, _LATER)}"
 
 
 def _change(change: dict[str, Any]) -> str:
-    old, new = (_said(change["field"], change[key], "nothing") for key in ("old", "new"))
-    how = f"  [{change['how']}]" if change["how"] else ""
-    note = f"  {change['note']}" if change["note"] else ""
-    return f"    {change['field']}: {old} -> {new}{how}{note}"
+    old, new = (in_words(change["field"], change[key]) for key in ("old", "new"))
+    how, note = change["how"], change["note"]
+    if how == "refused":
+        return click.style(f"    {change['field']}: {old} -> {new}  [refused: {note}]", fg="red")
+    said = f"{change['field']}: {old}" if how == "stays" else f"{change['field']}: {old} -> {new}"
+    return f"    {said}{f'  [{how}]' if how else ''}{f'  {note}' if note else ''}"

@@ -67,6 +67,8 @@ def list_command(domain: str, uri: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    if not rows:
+        click.echo(f"no snapshots of {found.target}", err=True)
     depth: dict[str, int] = {}
     for row in rows:
         depth[str(row["name"])] = depth.get(str(row["parent"]), -1) + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from cloudify_libvirt.core import parse, states
@@ -15,6 +17,8 @@ from cloudify_libvirt.core.wait import Deadline, wait_until
 DESTROY_TIMEOUT_S = 30.0
 # How long libvirt waits for an agent that was there when it was asked.
 AGENT_TIMEOUT_S = 5
+# After so long a guest that is asked to shut down is reported as still running, and is asked again.
+ASK_AGAIN_S = 10.0
 
 # What undefine must take along, most complete first: drivers refuse flags that they do not know.
 # Source: virDomainUndefineFlagsValues; the words are those of libvirt's virCheckFlags.
@@ -125,8 +129,10 @@ class Domain(Resource):
             quick = next(way for way, _share in self._requests() if way.returns_at_once)
             quiet_change(self, quick, 0.0)
 
-    def stop(self, timeout_s: float) -> None:
+    def stop(self, timeout_s: float, say: Callable[[str], object] = str) -> None:
         """Ask the guest to shut down (agent, then ACPI), and destroy it when it has not by the deadline.
+
+        ``say`` is told every 10 s what is waited for, and that the guest had to be ended.
 
         Raises:
             TimedOut: even destroying did not end it; the state is unknown to us then.
@@ -140,9 +146,29 @@ class Domain(Resource):
         for transition, share in self._requests():
             if self.state in OFF or deadline.passed:
                 break
-            if quiet_change(self, transition, deadline.remaining_s() * share):
+            if self._ended(transition, deadline.remaining_s() * share, deadline, say):
                 return
+        if self.state in ALIVE:
+            say(f"{self.target} did not shut down when asked: it is ended like by a power cut")
         self.destroy()
+
+    def _ended(self, way: Transition, timeout_s: float, last: Deadline, say: Callable[[str], object]) -> bool:
+        """Ask in one way until the guest is off or the time is over; False at once where it cannot be asked so."""
+        mine = Deadline(timeout_s)
+        try:
+            if self.change(way, min(ASK_AGAIN_S, timeout_s)):
+                return True
+        except CoreError:
+            return False
+        while self.state not in way.ends | OFF and not mine.passed:
+            say(f"{self.target} still runs: {way.waiting}. It is ended by force in {last.remaining_s():.0f} s")
+            # A guest that boots has not heard the power button, and hears it later.
+            if way is states.SHUTDOWN_ACPI:
+                with suppress(CoreError), libvirt_call(way.name, self.target):
+                    way.ask(self.handle)
+            turn_s = min(ASK_AGAIN_S, mine.remaining_s())
+            wait_until(lambda: self.state in way.ends | OFF, timeout_s=turn_s, signal=self.session.changed)
+        return self.state in way.ends
 
     def _requests(self) -> list[tuple[Transition, float]]:
         """Return the polite ways to end this guest, each with its share of the time that is left then."""

@@ -7,8 +7,9 @@ again can help. The layer above turns ``retryable`` into its engine's own kinds 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any
 
 from cloudify_libvirt.core.driver import libvirt
@@ -204,11 +205,13 @@ def _class_of(error: Any) -> type[CoreError]:
         return ConnectionLost
     if any(words in message for words in _DENIED_WORDS):
         return AccessDenied
-    code = error.get_error_code()
-    for name, kind in _BY_CODE.items():
-        if getattr(libvirt, name, None) == code:
-            return kind
-    return CoreError
+    return _kinds().get(error.get_error_code(), CoreError)
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> dict[int, type[CoreError]]:
+    """Return the classes by libvirt's numbers; older libraries lack some of the names."""
+    return {getattr(libvirt, name): kind for name, kind in _BY_CODE.items() if hasattr(libvirt, name)}
 
 
 def from_libvirt(error: Any, action: str, target: str, remedy: str = "") -> CoreError:
@@ -220,13 +223,23 @@ def from_libvirt(error: Any, action: str, target: str, remedy: str = "") -> Core
     return kind(action, target, reason, known if kind is ConnectionLost else remedy or known)
 
 
-@contextmanager
-def libvirt_call(action: str, target: str, remedy: str = "") -> Iterator[None]:
+class _Named:
+    """What is done to which object, in a ``with`` of libvirt's calls."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if error is not None and isinstance(error, libvirt.libvirtError):
+            raise from_libvirt(error, *self._words) from error
+
+
+def libvirt_call(action: str, target: str, remedy: str = "") -> AbstractContextManager[None]:
     """Name what is done to which object, for every libvirt call inside."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        raise from_libvirt(error, action, target, remedy) from error
+    return _Named(action, target, remedy)
 
 
 def unless_gone(call: Callable[[], Any], action: str, target: str, default: Any) -> Any:

@@ -84,7 +84,10 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class VolumeFacts:
-    """What a volume's XML says; sizes in bytes. ``secret``: UUID of the key's secret, "" where none is known."""
+    """What a volume's XML says; sizes in bytes. ``secret``: UUID of the key's secret, "" where none is known.
+
+    ``modified_ns``: nanoseconds since 1970, 0 where libvirt does not tell.
+    """
 
     path: str
     format: str
@@ -93,6 +96,7 @@ class VolumeFacts:
     allocation_bytes: int
     encrypted: bool = False
     secret: str = ""
+    modified_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,11 @@ def number(text: str) -> int:
 
 def domain(xml: str) -> DomainFacts:
     """Read a domain's live or stored definition."""
-    root = document(xml)
+    return domain_of(document(xml))
+
+
+def domain_of(root: Any) -> DomainFacts:
+    """Read a domain's document."""
     channel = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
     log = root.find("devices/console/log")
     if log is None:
@@ -238,7 +246,14 @@ def volume(xml: str) -> VolumeFacts:
         allocation_bytes=number(_text(root, "allocation")),
         encrypted=root.find("target/encryption") is not None,
         secret=_attribute(root, "target/encryption/secret", "uuid"),
+        modified_ns=_nanoseconds(_text(root, "target/timestamps/mtime")),
     )
+
+
+def _nanoseconds(text: str) -> int:
+    """Read a time of libvirt's: seconds, with a fraction of nine digits unless that is 0."""
+    seconds, _, fraction = text.partition(".")
+    return number(seconds) * 10**9 + number(fraction)
 
 
 def references(xml: str) -> frozenset[Reference]:

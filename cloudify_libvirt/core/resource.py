@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from cloudify_libvirt.core.errors import Conflict, Missing, libvirt_call
+from cloudify_libvirt.core.errors import Conflict, CoreError, Missing, libvirt_call
 from cloudify_libvirt.core.session import Session
 
 
@@ -84,9 +84,13 @@ class Resource:
     @classmethod
     def define(cls, session: Session, xml: str, name: str, uuid: str) -> Self:
         """Define the object, or bring our own half-made one to this definition; nothing is started."""
-        cls.check_free(session, name, uuid)
-        with libvirt_call("define", cls.label(name, session)):
-            return cls(session, cls._define(session, xml))
+        try:
+            with libvirt_call("define", cls.label(name, session)):
+                return cls(session, cls._define(session, xml))
+        except CoreError:
+            # libvirt refuses a name that another has, but has no code for that.
+            cls.check_free(session, name, uuid)
+            raise
 
     @classmethod
     def _define(cls, session: Session, xml: str) -> Any:

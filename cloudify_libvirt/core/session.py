@@ -125,6 +125,10 @@ class Session:
                 self._of_domains[ask] = kept
             return list(kept.values())
 
+    def touch(self, uuid: str) -> None:
+        """Have a domain asked again by ``of_domains``: it was changed while it may be off."""
+        self._watch.touched.add(uuid)
+
     def _domain_count(self) -> int:
         """Return how many domains there are now: an event may take a moment."""
         with libvirt_call("count the domains of", f"hypervisor {self.uri}"):
@@ -184,6 +188,10 @@ def give_up(uri: str) -> None:
 
 # What ssh and the resolver say of the way to a host, which no retry changes.
 _WAY_REMEDIES = {
+    "Cannot read CA certificate": (
+        "This URI goes over TLS, which needs certificates of this machine's. Give one such as "
+        "qemu+ssh://user@host/system; without a host, qemu:///system or lxc:///system."
+    ),
     "Name or service not known": (
         "This machine knows no address of that host: correct the name in libvirt_auth, or the host's entry in DNS or "
         "/etc/hosts."

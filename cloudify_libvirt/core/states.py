@@ -57,6 +57,7 @@ class Transition:
     ask: Callable[[Any], object]
     ends: frozenset[State]
     returns_at_once: bool = True
+    waiting: str = "it was asked to shut down"
 
 
 def _shutdown_agent(handle: Any) -> object:
@@ -85,10 +86,23 @@ def _reboot(handle: Any) -> object:
 
 START = Transition("start", lambda handle: handle.create(), RUNNING | {State.PAUSED})
 # libvirt's call to the agent returns when the guest is down.
-SHUTDOWN_AGENT = Transition("shut down (guest agent)", _shutdown_agent, OFF, returns_at_once=False)
-SHUTDOWN_ACPI = Transition("shut down (ACPI)", _shutdown_acpi, OFF)
-SHUTDOWN_SIGNAL = Transition("shut down (signal to init)", _shutdown_signal, OFF)
-SHUTDOWN_INITCTL = Transition("shut down (initctl)", _shutdown_initctl, OFF)
+SHUTDOWN_AGENT = Transition(
+    "shut down (guest agent)",
+    _shutdown_agent,
+    OFF,
+    returns_at_once=False,
+    waiting="its agent was asked to shut it down",
+)
+SHUTDOWN_ACPI = Transition(
+    "shut down (ACPI)", _shutdown_acpi, OFF,
+    waiting="its power button was pressed (ACPI), which a guest that still boots does not hear",
+)  # fmt: skip
+SHUTDOWN_SIGNAL = Transition(
+    "shut down (signal to init)", _shutdown_signal, OFF, waiting="its init got the signal to shut down"
+)
+SHUTDOWN_INITCTL = Transition(
+    "shut down (initctl)", _shutdown_initctl, OFF, waiting="its init was asked to shut down (initctl)"
+)
 SHUTDOWN = Transition("shut down", _shutdown, OFF)
 DESTROY = Transition("destroy", lambda handle: handle.destroy(), OFF)
 SUSPEND = Transition("suspend", lambda handle: handle.suspend(), frozenset({State.PAUSED}))

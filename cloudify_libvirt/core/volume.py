@@ -19,6 +19,8 @@ from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.units import check_growth, human_size
 from cloudify_libvirt.core.wait import retry_busy
 
+_BUSY_S, _MEASURED_S = 30.0, 180.0
+
 
 class Volume:
     """A stored volume of a pool."""
@@ -79,7 +81,8 @@ class Volume:
                     return pool.handle.createXML(xml, flags)
                 return pool.handle.createXMLFrom(xml, source.handle, flags)
 
-        return cls(pool, retry_busy(call))
+        # Measuring how fast a key is derived takes qemu-img seconds, and fails now and then.
+        return cls(pool, retry_busy(call, timeout_s=_MEASURED_S if "<encryption" in xml else _BUSY_S))
 
     @property
     def kind(self) -> str:

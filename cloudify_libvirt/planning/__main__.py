@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cloudify_libvirt.core.document import compiled
 from cloudify_libvirt.core.errors import CoreError
 from cloudify_libvirt.planning.making import Order, make
 
 
 def main() -> int:
     """Make the plan; what libraries print meanwhile is no part of the answer."""
+    compiled.keeping = False
     asked = json.load(sys.stdin)
     order = Order(Path(asked["blueprint"]), tuple(asked["inputs"]), asked["deployment"])
     with contextlib.redirect_stdout(sys.stderr):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -50,9 +50,14 @@ def _attempt(entry: Entry, ask: Callable[[], None]) -> None:
         ask()
     except NotYet as error:
         entry.notes.append(f"known after install: {error.action} {error.target}: {error.reason}")
+    except validation.Several as several:
+        _against(entry, several.errors)
     except CoreError as error:
-        if str(error) not in entry.problems:
-            entry.problems.append(str(error))
+        _against(entry, [error])
+
+
+def _against(entry: Entry, errors: Iterable[CoreError]) -> None:
+    entry.problems += [text for text in dict.fromkeys(map(str, errors)) if text not in entry.problems]
 
 
 def _uses(entry: Entry, look: Look, world: World) -> bool:
@@ -74,6 +79,7 @@ def _uses(entry: Entry, look: Look, world: World) -> bool:
         _named(entry, look)
         return False
     if found is None and not _planned(look, world, name):
+        world.missing.add((look.uri, look.kind, name))
         label = f"{look.kind} '{name}' on {look.session.uri}"
         remedy = "Check resource_id, or set create_if_missing to have it made."
         entry.problems.append(str(Missing("use", label, "it does not exist", remedy)))

@@ -62,6 +62,10 @@ class Look(Request):
         """Never record, whatever is asked for."""
         super().__init__(ctx, kind, inputs, records=False)
 
+    def rendered(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return params with the texts that this instance has where they are templates."""
+        return {**params, **self._expanded(params)}
+
     @property
     def mark(self) -> OwnershipMark:
         """Return the mark; an orchestrator's id that does not exist yet is not made for a look."""

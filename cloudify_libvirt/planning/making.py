@@ -14,11 +14,11 @@ from cloudify.workflows import local
 from cloudify_libvirt import deployments
 from cloudify_libvirt.core.errors import CoreError
 from cloudify_libvirt.core.uri import shown as shown_uri
-from cloudify_libvirt.planning import creation, differing, hiding, reading
+from cloudify_libvirt.planning import creation, differing, going, hiding, reading, unfinished
 from cloudify_libvirt.planning.compare import Comparison, compare, fitted, merged_inputs
 from cloudify_libvirt.planning.looking import Inputs, Look, View, kind_of, making
 from cloudify_libvirt.planning.model import Action, Entry, Plan, ordered
-from cloudify_libvirt.planning.replacing import replaced, without
+from cloudify_libvirt.planning.replacing import asked, otherwise, replaced, without
 from cloudify_libvirt.planning.world import World
 from cloudify_libvirt.steps import status
 
@@ -40,7 +40,8 @@ class Order:
 class _Deployment:
     """A deployment as it would be, in memory: nodes, instances, and what is stored of it today.
 
-    ``anew``: nodes whose instances cannot stay what they are, with the reason.
+    ``anew``: nodes whose instances cannot stay what they are, with the reason. ``otherwise``: those whose objects
+    cannot follow. ``scaling``: a scale that did not end.
     """
 
     storage: Any
@@ -51,6 +52,16 @@ class _Deployment:
     installed: bool
     new_ids: set[str] = field(default_factory=set)
     anew: dict[str, str] = field(default_factory=dict)
+    otherwise: dict[str, str] = field(default_factory=dict)
+    scaling: dict[str, Any] | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def goes_on(self) -> str:
+        """Say what becomes of instances that a workflow left on their way."""
+        if any(one.get("state") == unfinished.STARTED for one in self.instances):
+            return "an update installs it from there on"
+        return f"cfy executions start install -b {self.storage.name} goes on"
 
 
 def make(order: Order) -> Plan:
@@ -62,19 +73,21 @@ def make(order: Order) -> Plan:
     """
     name = order.deployment or reading.default_name(order.blueprint)
     found = _assembled(order, name)
+    gone = [_gone(found, one) for one in found.difference.removed]
     world, secrets, looks = World(), dict[str, str](), list[tuple[Entry, Look | None]]()
     for instance in found.instances:
         looks.append(_begun(found, instance))
     for entry, look in _in_order(looks):
         _describe(entry, look, found, world)
+        going.settle(entry, gone)
     for entry, look in looks:
         secrets |= dict.fromkeys(_secrets(look), hiding.SECRET)
         _hide_ids(entry, found.new_ids)
-    _doubt_subnets(world, [entry for entry, _ in looks])
-    entries = [entry for entry, _ in looks] + [_gone(found, one) for one in found.difference.removed]
+    going.doubt(world, [entry for entry, _ in looks], gone)
+    entries = [entry for entry, _ in looks] + gone
     for entry in entries:
         _clean(entry, secrets)
-    return Plan(name, str(order.blueprint.absolute()), found.installed, ordered(entries))
+    return Plan(name, str(order.blueprint.absolute()), found.installed, ordered(entries), found.problems)
 
 
 def _assembled(order: Order, name: str) -> _Deployment:
@@ -82,25 +95,41 @@ def _assembled(order: Order, name: str) -> _Deployment:
     target = f"blueprint {order.blueprint}"
     plan, given = reading.parsed(order.blueprint), reading.given(order.inputs)
     stored = reading.stored(deployments.default_home(), name)
-    if stored is None:
-        new, difference, anew = reading.prepared(plan, given, target), Comparison(), dict[str, str]()
-        instances, old = list(new["node_instances"]), dict[str, Any]()
-    else:
-        inputs = merged_inputs(stored.definitions, stored.inputs, plan["inputs"], given)
-        new = reading.prepared(plan, inputs, target)
-        with reading.readable("compare", f"{target} with deployment '{name}'"):
-            anew = replaced(stored.plan, new)
-            leaving = [one for one in stored.instances if one["node_id"] in anew]
-            difference = compare(stored.plan, without(stored.instances, leaving), new)
-        difference.removed.extend(leaving)
-        new = fitted(new, difference.counts)
-        instances, old = [*difference.kept, *difference.added], {node["id"]: node for node in stored.plan["nodes"]}
+    if stored is not None:
+        return _beside(stored, order, plan, given)
+    new = reading.prepared(plan, given, target)
+    instances = list(new["node_instances"])
     storage = _in_memory(order.blueprint, name, plan, new, instances)
-    nodes = {str(node["id"]): node for node in new["nodes"]}
-    known = {one["id"] for one in stored.instances} if stored else set[str]()
     return _Deployment(
-        storage, nodes, instances, difference, old, stored is not None, {one["id"] for one in instances} - known, anew
+        storage, _nodes(new), instances, Comparison(), {}, installed=False, new_ids={one["id"] for one in instances}
     )
+
+
+def _beside(stored: reading.Stored, order: Order, plan: Any, given: Mapping[str, Any]) -> _Deployment:
+    """Return the deployment of the blueprint beside what is installed, as the workflow ``update`` compares them."""
+    target = f"blueprint {order.blueprint}"
+    inputs = merged_inputs(stored.definitions, stored.inputs, plan["inputs"], given)
+    new = reading.prepared(plan, inputs, target)
+    with reading.readable("compare", f"{target} with deployment '{stored.name}'"):
+        anew = replaced(stored.plan, new)
+        others = replaced(stored.plan, new, otherwise(stored.plan, new, stored.instances))
+        leaving = [one for one in stored.instances if one["node_id"] in anew]
+        difference = compare(stored.plan, without(stored.instances, leaving), new)
+    difference.removed.extend(leaving)
+    for instance, links in stored.links.items():
+        difference.linked.setdefault(instance, []).extend(links)
+    new = fitted(new, difference.counts)
+    instances, known = [*difference.kept, *difference.added], {one["id"] for one in stored.instances}
+    return _Deployment(
+        _in_memory(order.blueprint, stored.name, plan, new, instances), _nodes(new), instances, difference,
+        _nodes(stored.plan), installed=True, new_ids={one["id"] for one in instances} - known, anew=anew,
+        otherwise={node: reason for node, reason in others.items() if node not in anew}, scaling=stored.scaling,
+        problems=[str(unfinished.refusal(stored.name, stored.scaling))] if stored.scaling else [],
+    )  # fmt: skip
+
+
+def _nodes(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(node["id"]): node for node in plan["nodes"]}
 
 
 def _in_memory(path: Path, name: str, blueprint: Any, plan: Mapping[str, Any], instances: Iterable[Any]) -> Any:
@@ -136,11 +165,15 @@ def _begun(found: _Deployment, instance: Mapping[str, Any]) -> tuple[Entry, Look
     node = found.nodes[instance["node_id"]]
     kind = kind_of(node)
     installed = instance["id"] not in found.new_ids
-    stands = installed and instance.get("state") not in _ABSENT
+    half = unfinished.half_made(instance) if installed else ""
+    stands = installed and not half and instance.get("state") not in _ABSENT
     entry = Entry(
         Action.KEEP if stands else Action.CREATE, str(node["id"]), str(node["type"]),
         ours=kind is not None, instance=str(instance["id"]), kind=kind or "",
     )  # fmt: skip
+    if half:
+        entry.notes.append(f"half made, or half removed (state {half}): {found.goes_on}")
+    entry.notes += unfinished.of_scale(found.scaling, instance)
     if kind is None:
         return entry, None
     inputs = Inputs(found.storage, instance["id"])
@@ -168,7 +201,7 @@ def _describe(entry: Entry, look: Look | None, found: _Deployment, world: World)
         return
     try:
         entry.host = shown_uri(look.uri)
-        if status.made(look):
+        if status.made(look) and entry.action is not Action.CREATE:
             old = (found.old_nodes[entry.node].get("properties") or {}).get("params") or {}
             differing.describe(entry, look, world, found.difference.changes.get(entry.node, []), old)
             _links(entry, found)
@@ -177,12 +210,23 @@ def _describe(entry: Entry, look: Look | None, found: _Deployment, world: World)
     except CoreError as error:
         entry.problems.append(str(error))
     entry.notes += look.ctx.logger.warnings
+    _made_anew(entry, found)
+
+
+def _made_anew(entry: Entry, found: _Deployment) -> None:
+    """Say that another takes the place of an installed instance, and what that takes."""
+    reason = found.otherwise.get(entry.node)
+    if reason and entry.action is not Action.CREATE:
+        entry.action = Action.REPLACE
+        leave = f"with {asked([entry.node])}; without, nothing at all is updated"
+        entry.notes.append(f"removed and made anew, {leave}: {reason}")
 
 
 def _other(entry: Entry, found: _Deployment) -> None:
     """Say what the blueprint changes of a node that is not ours."""
     if entry.action is Action.CREATE:
         return
+    _made_anew(entry, found)
     entry.changes = [
         {"field": one.path, "old": hiding.shown(one.path, one.old), "new": hiding.shown(one.path, one.new),
          "how": "", "note": "a node of another plugin", "where": ["blueprint"]}
@@ -209,8 +253,8 @@ def _links(entry: Entry, found: _Deployment) -> None:
          "note": "counts from the next run on" if name != "relationships" else ""}
         for name, old, new in pairs
     ]  # fmt: skip
-    if entry.changes and entry.action is Action.KEEP:
-        entry.action = Action.CHANGE
+    if entry.action is Action.KEEP:
+        entry.action = differing.action_of(entry.changes)
 
 
 def _gone(found: _Deployment, instance: Mapping[str, Any]) -> Entry:
@@ -224,7 +268,8 @@ def _gone(found: _Deployment, instance: Mapping[str, Any]) -> Entry:
         name=runtime.get("resource_id"), uuid=runtime.get("uuid"),
     )  # fmt: skip
     if entry.node in found.anew:
-        entry.notes.append(f"made anew, with allow_replace: {found.anew[entry.node]}")
+        entry.notes.append(f"made anew, with {asked([entry.node])}: {found.anew[entry.node]}")
+    entry.notes += unfinished.of_scale(found.scaling, instance)
     if runtime.get("use_external_resource"):
         entry.notes.append("it is used, not ours: it stays")
     made = [f"{one['name']} of pool {one['pool']}" for one in runtime.get("made") or []] if kind == "domain" else []
@@ -248,16 +293,6 @@ def _hide_ids(entry: Entry, new_ids: set[str]) -> None:
     texts = {own: "(instance id)"}
     for name in ("name", "facts", "notes", "problems", "xml"):
         setattr(entry, name, hiding.without(getattr(entry, name), texts))
-
-
-def _doubt_subnets(world: World, entries: Iterable[Entry]) -> None:
-    """Strike out automatic subnets that two networks would choose: who comes first has it."""
-    doubtful = {subnet for uri, subnet in world.subnets if world.subnets.count((uri, subnet)) > 1}
-    for entry in entries:
-        for name in ("cidr", "cidr6"):
-            if entry.kind == "network" and entry.facts.get(name) in doubtful:
-                entry.facts[name], entry.xml = None, None
-                entry.notes.append(f"{_UNKNOWN}: {name}, as several networks are made at once")
 
 
 def _clean(entry: Entry, secrets: Mapping[str, str]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from cloudify_libvirt.core.update.rows import How
+
 NOTHING, FAILED, CHANGES = 0, 1, 2
 
 
@@ -51,6 +53,11 @@ class Entry:
     problems: list[str] = field(default_factory=list)
     xml: str | None = None
 
+    @property
+    def against(self) -> int:
+        """Return how many things stand against it: problems, and changes that are refused."""
+        return len(self.problems) + len([one for one in self.changes if one["how"] == How.REFUSED])
+
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return {**vars(self), "action": str(self.action), "instance": self.instance or None}
@@ -58,17 +65,23 @@ class Entry:
 
 @dataclass
 class Plan:
-    """What an install or an update of a deployment would do."""
+    """What an install or an update of a deployment would do; ``problems``: what stands against all of it."""
 
     deployment: str
     blueprint: str
     installed: bool
     entries: list[Entry]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def against(self) -> int:
+        """Return how many things stand against it."""
+        return len(self.problems) + sum(entry.against for entry in self.entries)
 
     @property
     def code(self) -> int:
         """Return the exit code: 0 nothing to do, 2 changes, 1 something stands against it."""
-        if any(entry.problems for entry in self.entries):
+        if self.against:
             return FAILED
         return CHANGES if any(entry.action not in _IDLE for entry in self.entries) else NOTHING
 
@@ -80,7 +93,8 @@ class Plan:
             "blueprint": self.blueprint,
             "installed": self.installed,
             "code": self.code,
-            "summary": {str(action): counted[str(action)] for action in Action},
+            "summary": {**{str(action): counted[str(action)] for action in Action}, "problems": self.against},
+            "problems": self.problems,
             "instances": [entry.plain() for entry in self.entries],
         }
 

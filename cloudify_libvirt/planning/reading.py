@@ -21,9 +21,10 @@ from dsl_parser import exceptions, parser, tasks
 from dsl_parser.import_resolver.default_import_resolver import DefaultImportResolver
 from dsl_parser.utils import ResolverInstantiationError, create_import_resolver
 
-from cloudify_libvirt import deployments
+from cloudify_libvirt import deployments, local_hints, local_inputs
 from cloudify_libvirt.core.errors import AccessDenied, InvalidSpec, Missing
 from cloudify_libvirt.planning.hiding import SECRET, secrets, without
+from cloudify_libvirt.planning.unfinished import PENDING_LINKS, SCALING
 
 RESOLVER = "cloudify_libvirt.local_resolver:LocalResolver"
 PARSER_ERRORS: tuple[type[Exception], ...] = tuple(
@@ -38,7 +39,8 @@ ENGINE_ERRORS: tuple[type[Exception], ...] = (*PARSER_ERRORS, *VALUE_ERRORS)
 class Stored:
     """A deployment of local mode: its plan, inputs and instances; ``definitions``: the inputs in the blueprint.
 
-    ``blueprint``: the file that it was installed from, which may be gone.
+    ``blueprint``: the file that it was installed from, which may be gone. ``scaling`` and ``links``: what a workflow
+    that did not end has left.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Stored:
     definitions: dict[str, Any]
     instances: list[dict[str, Any]]
     blueprint: str
+    scaling: dict[str, Any] | None
+    links: dict[str, list[Any]]
 
 
 def default_name(path: Path) -> str:
@@ -77,12 +81,12 @@ def resolver() -> DefaultImportResolver:
 
 
 @contextmanager
-def readable(action: str, target: str) -> Iterator[None]:
-    """Turn what the engine's parser raises into an error that says what was read."""
+def readable(action: str, target: str, path: Path | None = None) -> Iterator[None]:
+    """Turn what the engine's parser raises into an error that says what was read, of ``path``, and what may help."""
     try:
         yield
     except PARSER_ERRORS as error:
-        raise InvalidSpec(action, target, _said(error)) from error
+        raise InvalidSpec(action, target, _said(error), " ".join(local_hints.hints(str(error), path))) from error
     except VALUE_ERRORS as error:
         raise InvalidSpec(action, target, f"{type(error).__name__}: {_said(error)}") from error
     except ImportError as error:
@@ -97,7 +101,7 @@ def unquoted(inputs: Mapping[str, Any], action: str, target: str) -> Iterator[No
             yield
     except InvalidSpec as error:
         reason = without(error.reason, dict.fromkeys(secrets(inputs), SECRET))
-        raise InvalidSpec(error.action, error.target, reason) from None
+        raise InvalidSpec(error.action, error.target, reason, error.remedy) from None
 
 
 def _said(error: BaseException) -> str:
@@ -115,7 +119,7 @@ def parsed(path: Path) -> Any:
     target = f"blueprint {path}"
     if not path.is_file():
         raise Missing("read", target, "there is no such file", "Give the path of the blueprint's main file.")
-    with readable("read", target):
+    with readable("read", target, path):
         return parser.parse_from_path(dsl_file_path=str(path), resolver=resolver())
 
 
@@ -126,7 +130,7 @@ def prepared(plan: Any, inputs: Mapping[str, Any], target: str) -> dict[str, Any
         InvalidSpec: an input is missing, unknown, or not what the blueprint wants.
     """
     with unquoted(inputs, "read the inputs of", target):
-        found: dict[str, Any] = tasks.prepare_deployment_plan(plan, inputs=dict(inputs))
+        found: dict[str, Any] = tasks.prepare_deployment_plan(plan, inputs=local_inputs.typed(plan["inputs"], inputs))
     return found
 
 
@@ -148,6 +152,8 @@ def stored(home: str, deployment: str) -> Stored | None:
         definitions=dict((blueprint.get("plan") or {}).get("inputs") or {}),
         instances=instances,
         blueprint=str(blueprint.get("blueprint_path") or ""),
+        scaling=found.get(SCALING),
+        links=dict(found.get(PENDING_LINKS) or {}),
     )
 
 

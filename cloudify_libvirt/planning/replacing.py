@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -121,3 +121,8 @@ def without(instances: Iterable[Json], leaving: Iterable[Json]) -> list[dict[str
         for one in instances
         if one["id"] not in gone
     ]
+
+
+def asked(nodes: Collection[str]) -> str:
+    """Return the parameter that gives leave to replace these nodes, and no others."""
+    return f"-p allow_replace={','.join(sorted(nodes))}"

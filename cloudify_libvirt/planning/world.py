@@ -30,21 +30,28 @@ class PlannedVolume:
 
 @dataclass
 class World:
-    """By hypervisor's URI and name: pools with their directories, volumes, networks; and subnets chosen for those."""
+    """By hypervisor's URI and name: pools with their directories, volumes, networks; and subnets chosen for those.
+
+    ``missing``, by URI, kind and name: what a node uses and nobody has; that is said of that node alone.
+    """
 
     pools: dict[Key, str] = field(default_factory=dict)
     volumes: dict[Key, PlannedVolume] = field(default_factory=dict)
     networks: set[Key] = field(default_factory=set)
     subnets: list[tuple[str, str]] = field(default_factory=list)
+    missing: set[Key] = field(default_factory=set)
 
     def directory(self, look: Look, name: str) -> str:
         """Return a pool's directory, "" where its type has none; nothing is started.
 
         Raises:
             Missing: it does not exist, and no node makes it.
+            NotYet: it does not exist, and the node that uses it says so.
         """
         if (look.uri, name) in self.pools:
             return self.pools[look.uri, name]
+        if (look.uri, "pool", name) in self.missing:
+            raise NotYet("tell", f"what is in pool '{name}'", "it does not exist, as its node says")
         remedy = "Name an existing pool in params.pool, or add a node of type cloudify.libvirt.pool."
         return Pool.get(look.session, name, remedy).directory
 
@@ -83,6 +90,7 @@ class World:
 
     def check_network(self, look: Look, name: str) -> None:
         """Raise ``Missing`` where a network does not exist and no node makes it."""
-        if (look.uri, name) not in self.networks and Network.find(look.session, name) is None:
+        known = (look.uri, name) in self.networks or (look.uri, "network", name) in self.missing
+        if not known and Network.find(look.session, name) is None:
             remedy = "Check params.networks, or add a node of type cloudify.libvirt.network."
             raise Missing("use", Network.label(name, look.session), "it does not exist", remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,17 @@ from cloudify_libvirt.core import parse, states
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.drift.compare import CONFIG, LIVE, Difference, Subject
 from cloudify_libvirt.core.errors import CoreError
+from cloudify_libvirt.core.host import preflight
+from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.ownership import mark
+from cloudify_libvirt.core.snapshot import above
 from cloudify_libvirt.core.storage import growth
 from cloudify_libvirt.core.units import check_growth, parse_bool, parse_seconds
 from cloudify_libvirt.core.update import definition, hotplug, listed, live, sizes, table
 from cloudify_libvirt.core.update.definition import Change
 from cloudify_libvirt.core.wait import wait_until
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import declared, drift, machine, parts, restart, status
+from cloudify_libvirt.steps import declared, drift, machine, parts, restart, status, undefined
 from cloudify_libvirt.steps import domain as domains
 from cloudify_libvirt.steps import update as sized
 
@@ -26,7 +30,7 @@ _AT_START = "it takes effect at the next start"
 _ALLOW = "; allow_restart: true does so now"
 _HELD = "the guest has not given it back yet"
 # Of these the sizes' own step takes care, and of these that of the object's life.
-_SIZES = frozenset({*sized.KEYS, "max_vcpu"})
+_SIZES = frozenset(sized.KEYS)
 
 
 def update(request: Request) -> None:
@@ -35,10 +39,18 @@ def update(request: Request) -> None:
     The inputs ``timeout_s`` (10 s) and ``allow_restart`` bound the wait for the guest, and allow a restart.
     """
     domain = existing(Domain, request, "update")
+    refuse_loss(request)
     if not request.external:
         # Before the record follows the properties, which seldom name them.
-        machine.keep_macs(request)
+        machine.choose_macs(request, domain)
     _update(domain, request)
+
+
+def refuse_loss(request: Request) -> None:
+    """Raise ``DataLost`` where a disk is gone: a guest that runs has its last contents, and must not be restarted."""
+    lost = [finding for finding in status.lost(request) if finding.lost]
+    if lost:
+        status.check(request, lambda _request: iter(lost))
 
 
 def _update(domain: Domain, request: Request) -> None:
@@ -70,12 +82,12 @@ def confirm(domain: Domain, request: Request) -> None:
     pending = dict(request.record.get("update_pending") or {})
     if not pending or request.external or not domain.active:
         return
-    work, run = _Work.of(domain, request), domain.handle.ID()
+    work, run = Work.of(domain, request), domain.handle.ID()
     left = {one.field for one in work.differences(LIVE)} | work.seed().keys()
     kept = {
         name: entry
         for name, entry in pending.items()
-        if name in left or entry.get("run") == run or (name in sized.KEYS.values() and not _there(domain, name, entry))
+        if name in left or entry.get("run") == run or (name in sized.KEYS and not _there(domain, name, entry))
     }
     if kept != pending:
         request.record.put(update_pending=kept)
@@ -106,11 +118,11 @@ def _pass(domain: Domain, request: Request) -> dict[str, Any]:
     before = dict(request.record.get("update_pending") or {})
     if request.external or not status.made(request):
         return sized.sizes_of(domain, request)
-    return _Work.of(domain, request).carry_out(before)
+    return Work.of(domain, request).carry_out(before)
 
 
 @dataclass
-class _Work:
+class Work:
     """One look at a domain, and what is done about what it finds."""
 
     domain: Domain
@@ -123,16 +135,18 @@ class _Work:
     last: list[str]
 
     @classmethod
-    def of(cls, domain: Domain, request: Request) -> _Work:
-        now = declared.of_today(request)
+    def of(cls, domain: Domain, request: Request, now: Request | None = None) -> Work:
+        """Look at both; ``now``: the request of today, where somebody prepared one."""
+        now = now or declared.of_today(request)
         plan, xml = declared.domain(now)
         subject = declared.subject(now, f"domain '{domain.name}'", plan, xml, domain)
         return cls(domain, request, now, plan, subject, parse.document(xml), declared.devices(request))
 
     def carry_out(self, before: dict[str, Any]) -> dict[str, Any]:
         """Change definition, surroundings and running guest; return what waits."""
-        for volume, size in drift.roots(self.now, self.plan):
-            check_growth("resize", volume.target, volume.facts().capacity_bytes, size)
+        for root in drift.roots(self.now, self.plan, self.domain):
+            check_growth("resize", root.target, root.capacity_bytes, root.wanted_bytes)
+        self._say_left()
         # First what may be rejected as a whole.
         stored = self._redefine()
         waiting = sized.sizes_of(self.domain, self.request)
@@ -153,39 +167,55 @@ class _Work:
 
     def differences(self, where: str, root: Any = None) -> Iterator[Change]:
         """Yield what differs in the stored definition, or in the running domain, and is ours to change."""
-        found = self._document(where) if root is None else root
-        gone = self._taken_back
-        for one in (
-            *definition.changes(self.subject, self.wanted, found, where),
-            *definition.passwords(self.subject, self.wanted, found, where),
-        ):
-            foreign = one.goes and not listed.is_one(self.subject, gone, one.spot.found)
+        for one in self.all(where, root):
+            foreign = self.is_foreign(one)
             if one.field not in _SIZES and not foreign and not declared.implied(self.now.spec, one.difference):
                 yield one
 
-    @property
-    def _taken_back(self) -> list[str]:
-        return listed.taken_back(self.last, listed.listed(self.wanted))
+    def all(self, where: str, root: Any = None) -> Iterator[Change]:
+        """Yield what differs, whoever it is for to change."""
+        found = self.document(where) if root is None else root
+        yield from definition.changes(self.subject, self.wanted, found, where)
+        yield from definition.passwords(self.subject, self.wanted, found, where)
+
+    def is_foreign(self, change: Change) -> bool:
+        """Tell whether it is what no blueprint declared: who attached a device, or limited a disk, keeps that."""
+        return not listed.is_known(self.subject, self.last, listed.listed(self.wanted), change)
+
+    def _say_left(self) -> None:
+        """Name what stays of a machine that was installed before it was recorded what was declared."""
+        if self.request.record.get("declared") is not None:
+            return
+        every = [*self.all(CONFIG), *(self.all(LIVE) if self.domain.active else ())]
+        left = {one.field: str(one.difference.found) for one in every if self.is_foreign(one)}
+        if left:
+            named = ", ".join(f"{field} ({found})" for field, found in sorted(left.items()))
+            self.request.record.warn(
+                f"{self.domain.name} was installed by a release that did not record what was declared, and nobody can "
+                f"tell who added what the blueprint does not have; it stays: {named}. To have one taken away, declare "
+                "it as it is, update, take it out of the blueprint and update again; or detach it (detach_device_flags)"
+            )
 
     def _keep_devices(self) -> None:
         """Record the devices of today, and those of before that are still there."""
-        roots = [self._document(one) for one in ((CONFIG, LIVE) if self.domain.active else (CONFIG,))]
+        roots = [self.document(one) for one in ((CONFIG, LIVE) if self.domain.active else (CONFIG,))]
         there = [device for root in roots for device in root.iterfind("devices/*")]
-        held = [one for one in self._taken_back if any(listed.is_one(self.subject, [one], device) for device in there)]
+        gone = listed.taken_back(self.last, listed.listed(self.wanted))
+        held = [one for one in gone if any(listed.stands(self.subject, one, device) for device in there)]
         self.request.record.put(declared=[*listed.listed(self.wanted), *held])
 
-    def _document(self, where: str) -> Any:
+    def document(self, where: str) -> Any:
+        """Return the root of the stored definition, or of the running domain's, with its secrets."""
         return parse.document(self.domain.secret_xml(stored=where != LIVE))
 
     def _redefine(self) -> list[Change]:
         """Write the differences into the stored definition; one that is rejected leaves the old one."""
         if not self.domain.persistent:
-            # As heal does: what the running domain says is of this run alone.
-            self._check_contents(self._document(LIVE), anew=True)
-            self._define(self.wanted, ["existence"])
-            return []
+            # As heal does: but for its disks, what the running domain says is of this run alone.
+            self._check_contents(self.document(LIVE))
+            self._define(undefined.as_running(self.domain, self.wanted), ["existence"])
         self._rename()
-        root = self._document(CONFIG)
+        root = self.document(CONFIG)
         stored = [one for one in self.differences(CONFIG, root) if one.field != "name"]
         refuse_replacement(self.domain, stored)
         self._check_contents(root)
@@ -195,9 +225,9 @@ class _Work:
             self._define(root, [one.field for one in stored])
         return stored
 
-    def _check_contents(self, root: Any, *, anew: bool = False) -> None:
+    def _check_contents(self, root: Any) -> None:
         """Refuse to point a disk away from what no blueprint named: it may be all that the guest wrote of late."""
-        for one in listed.elsewhere(self.subject, self.wanted, root, self.last, anew=anew):
+        for one in listed.elsewhere(self.subject, self.wanted, root, self.last):
             reason = f"it is in {one.found}, which no blueprint named; {one.declared} is declared"
             remedy = (
                 "Merge it, where it stands on that (virsh blockcommit), or declare what it is in. Nothing was changed."
@@ -212,11 +242,15 @@ class _Work:
     def _define(self, root: Any, changed: list[str]) -> None:
         fields = ", ".join(dict.fromkeys(changed))
         declared.remember(self.request, self.wanted)
-        try:
-            Domain.define(self.domain.session, hotplug.as_text(root), self.domain.name, self.domain.uuid)
-        except CoreError as error:
-            remedy = f"Its old definition stands, and it runs on as it did. Change {fields} back, or otherwise."
-            raise type(error)(f"change {fields} of", self.domain.target, error.reason, remedy) from error
+        text, label = hotplug.as_text(root), self.domain.target
+        new = _macs(text) - _macs(self.domain.xml())
+        with host_lock(self.request.uri, "macs") if new else nullcontext():
+            preflight.check_macs(self.domain.session, self.domain.uuid, new, label, fresh=True)
+            try:
+                Domain.define(self.domain.session, text, self.domain.name, self.domain.uuid)
+            except CoreError as error:
+                remedy = f"Its old definition stands, and it runs on as it did. Change {fields} back, or otherwise."
+                raise type(error)(f"change {fields} of", label, error.reason, remedy) from error
 
     def _surroundings(self) -> None:
         """Change what no definition says: autostart, mark, fixed addresses, size of the root; the seed where off."""
@@ -225,20 +259,23 @@ class _Work:
         if any(drift.lost_mark(self.domain, xml, self.subject.label)):
             mark.put(self.domain, xml)
         parts.renew_reservations(self.request, self.plan)
-        for volume, size in drift.roots(self.now, self.plan):
-            growth.grow(volume, size)
+        for root in drift.roots(self.now, self.plan, self.domain):
+            with above.opened(self.domain.session, root.path) as volume:
+                growth.grow(volume, root.wanted_bytes)
         if not self.domain.active and self.seed():
             parts.renew_seed(self.request, self.plan)
 
     def seed(self) -> dict[str, Any]:
         """Return the seed as pending where it is not as declared: a running guest may read it."""
-        found = next((one for one in drift.parts_of(self.now, self.plan, "") if one.field == "cloud_init"), None)
+        found = next(
+            (one for one in drift.parts_of(self.now, self.plan, self.domain, "") if one.field == "cloud_init"), None
+        )
         return {"cloud_init": self._waits(found)} if found is not None else {}
 
     def _live(self) -> tuple[list[Change], dict[str, str]]:
         """Change the running domain; return what was to change, and what it refused, by field."""
         wished = [one for one in self.differences(LIVE) if _how(one) is table.How.LIVE]
-        refused = live.carry_out(self.domain, self.wanted, self._document(CONFIG), wished)
+        refused = live.carry_out(self.domain, self.wanted, self.document(CONFIG), wished)
         asked = {one.field for one in wished if one.goes} - refused.keys()
         timeout_s = parse_seconds(self.request.inputs.get("timeout_s") or sizes.CONFIRM_TIMEOUT_S, "timeout_s")
         if asked:
@@ -263,9 +300,13 @@ class _Work:
 
     def _say_done(self, wished: list[Change], left: list[Change]) -> None:
         open_ = {(one.field, one.difference.where) for one in left}
-        for one in wished:
-            if (one.field, one.difference.where) not in open_:
-                self.request.record.note(f"changed {one.difference}")
+        done = [one.difference.change for one in wished if (one.field, one.difference.where) not in open_]
+        for text in dict.fromkeys(done):
+            self.request.record.note(f"changed {text} of {self.domain.target}")
+
+
+def _macs(xml: str) -> set[str]:
+    return {card.mac for card in parse.domain(xml).interfaces if card.mac}
 
 
 def _how(change: Change) -> table.How:

@@ -118,6 +118,14 @@ def _instead(request: Request, wanted: Any, found: Domain) -> dict[str, frozense
     return {one: frozenset(above) for one, above in instead.items() if above}
 
 
+def top_of(found: Domain, path: str) -> str:
+    """Return the file that the domain uses where one stands on the given; else the given."""
+    fixed = [one for one in parse.document(found.xml()).findall("devices/disk") if one.get("device") not in REMOVABLE]
+    if any(content(disk) == path for disk in fixed):
+        return path
+    return next((content(disk) for disk in fixed if path in _below(found, disk)), path)
+
+
 def _below(found: Domain, disk: Any) -> Iterator[str]:
     """Yield what a disk stands on, as the running guest has it, and as its file says."""
     yield from map(content, disk.iter("backingStore"))

@@ -53,9 +53,10 @@ def configure(request: Request) -> None:
     xml = machine.xml(request, plan)
     declared.keep_template(request)
     _check_host(request, plan)
-    choice, console = plan.choice, parse.domain(xml).console_log
+    choice, root = plan.choice, parse.document(xml)
+    console = parse.domain_of(root).console_log
     request.record.assign(accelerator=choice.why, domain_type=choice.domain_type, console_log=console)
-    request.record.assign(serial_logs=serial_logs(request.spec, plan.uuid), declared=listed(parse.document(xml)))
+    request.record.assign(serial_logs=serial_logs(request.spec, plan.uuid), declared=listed(root))
     claim(Domain, request, keeping.domain(request, plan))
     try:
         _make(request, plan, xml)
@@ -203,7 +204,8 @@ def stop(domain: Domain, request: Request) -> None:
     # Guests that were all asked before have their time together, not one after the other.
     gone_s = max(0.0, time.time() - float(asked_at)) if asked_at else 0.0
     request.record.assign(stopped=True)
-    domain.stop(max(0.0, _seconds(params, "shutdown_timeout_s", SHUTDOWN_TIMEOUT_S) - gone_s))
+    allowed = _seconds(params, "shutdown_timeout_s", SHUTDOWN_TIMEOUT_S)
+    domain.stop(max(0.0, allowed - gone_s), lambda text: request.record.note(f"{text} (shutdown_timeout_s: {allowed})"))
     if request.record.get("ip"):
         request.record.assign(ip=None)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from cloudify_libvirt.binding import look_up
@@ -15,36 +15,16 @@ from cloudify_libvirt.core.errors import Missing
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.ownership import mark
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.snapshot import above
 from cloudify_libvirt.core.update import definition, sizes
 from cloudify_libvirt.core.update.withdrawn import withdrawn
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import declared, machine, parts, status, update
+from cloudify_libvirt.steps import declared, machine, parts, status
 from cloudify_libvirt.steps import iso9660 as iso_steps
 from cloudify_libvirt.steps import volume as volumes
 
 Found = Iterator[Difference]
-
-
-def check(request: Request, look: Callable[[Request], Found]) -> list[dict[str, Any]] | None:
-    """Return all differences as JSON can hold them, or None; each is logged, too.
-
-    What was never made, and what is not ours, is not declared.
-    """
-    if not status.made(request) or request.external:
-        return None
-    differences = [_marked(request, one) for one in look(declared.of_today(request))]
-    for difference in differences:
-        request.record.warn(f"drift: {difference}")
-    return [difference.plain() for difference in differences] or None
-
-
-def _marked(request: Request, found: Difference) -> Difference:
-    """Return a difference with what an update left it for."""
-    entry = (request.record.get("update_pending") or {}).get(update.KEYS.get(found.field, found.field))
-    # A definition waits for nothing; but a name cannot change in it before the domain is off.
-    waits = found.where != CONFIG or found.field == "name"
-    return replace(found, pending=str(entry["why"])) if entry and waits else found
 
 
 def domain(request: Request) -> Found:
@@ -74,7 +54,7 @@ def domain(request: Request) -> Found:
     for one in (*_documents(found, subject, xml), *_passwords(found, subject, xml)):
         if not declared.implied(request.spec, one) and not _has_it(found, one):
             yield one
-    yield from parts_of(request, plan, label)
+    yield from parts_of(request, plan, found, label)
     yield from lost_mark(found, xml, label)
     yield from _autostart(found, request, label)
     yield from _state(found, request, label)
@@ -88,32 +68,54 @@ def _has_it(found: Domain, one: Difference) -> bool:
     return live and sizes.close(sizes.actual_kib(found) * units.KIB, int(one.declared))
 
 
-def parts_of(request: Request, plan: machine.Plan, label: str) -> Found:
+def parts_of(request: Request, plan: machine.Plan, found: Domain, label: str) -> Found:
     """Compare what was made for the domain: the size of its root, and what its seed says."""
-    for volume, wanted in roots(request, plan):
-        if volume.facts().capacity_bytes != wanted:
-            yield Difference(label, "image.size", wanted, volume.facts().capacity_bytes)
+    for root in roots(request, plan, found):
+        if root.capacity_bytes != root.wanted_bytes:
+            yield Difference(label, "image.size", root.wanted_bytes, root.capacity_bytes)
+    yield from seed_of(request, plan, label)
+
+
+def seed_of(request: Request, plan: machine.Plan, label: str) -> Found:
+    """Compare what the seed says."""
     for part in plan.parts:
         pool = Pool.find(request.session, part.pool) if part.kind == "seed" else None
         if pool is None or not pool.active:
             continue
-        found = status.stored(pool, part.name)
+        there = status.stored(pool, part.name)
         seed = parts.seed_image(request, plan)
-        if found is None:
+        if there is None:
             yield Difference(label, "cloud_init", "a seed", None)
-        elif status.content(found, len(seed)) != seed:
+        elif status.content(there, len(seed)) != seed:
             # What it says may be secret.
             yield Difference(label, "cloud_init", "as in the blueprint", "other contents")
 
 
-def roots(request: Request, plan: machine.Plan) -> Iterator[tuple[Volume, int]]:
-    """Yield the domain's own root disk with its size in bytes, where one is declared."""
+@dataclass(frozen=True)
+class Root:
+    """The domain's own root disk: the file that it uses, which a snapshot may have put on the one that was made."""
+
+    path: str
+    target: str
+    capacity_bytes: int
+    wanted_bytes: int
+
+
+def roots(request: Request, plan: machine.Plan, found: Domain) -> Iterator[Root]:
+    """Yield the domain's own root disk, where a size is declared."""
     wanted: int = (request.spec.image.size if request.spec.image else None) or 0
     for part in plan.parts:
         pool = Pool.find(request.session, part.pool) if part.kind == "root" and wanted else None
         volume = status.stored(pool, part.name) if pool is not None and pool.active else None
-        if volume is not None:
-            yield volume, wanted
+        if volume is None:
+            continue
+        top = declared.top_of(found, volume.path)
+        if top == volume.path:
+            yield Root(top, volume.target, volume.facts().capacity_bytes, wanted)
+            continue
+        with above.opened(request.session, top) as other:
+            seen = Root(top, f"file {top}, which stands on {volume.target}", other.facts().capacity_bytes, wanted)
+        yield seen
 
 
 def lost_mark(found: Domain, xml: str, label: str) -> Found:

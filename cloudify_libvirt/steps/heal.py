@@ -8,8 +8,9 @@ from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import CoreError, DataLost
 from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.update.hotplug import as_text
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import declared, parts, status
+from cloudify_libvirt.steps import declared, parts, status, undefined
 from cloudify_libvirt.steps import domain as domains
 from cloudify_libvirt.steps import iso9660 as iso_steps
 from cloudify_libvirt.steps import pool as pools
@@ -33,7 +34,7 @@ def domain(request: Request) -> None:
     """Define the domain again where it is gone, mend its links and addresses, and start it where it should run.
 
     Raises:
-        DataLost: a disk that was made for it is gone; nothing was changed.
+        DataLost: a disk that was made for it is gone, or nobody knows its file; nothing was changed.
     """
     _refuse_loss(request, status.lost)
     _refuse_foreign(request)
@@ -41,8 +42,10 @@ def domain(request: Request) -> None:
     plan, xml = declared.domain(now)
     found: Domain | None = look_up(Domain, request)
     if found is None or not found.persistent:
-        declared.remember(request, parse.document(xml))
-        found = Domain.define(request.session, xml, now.name, plan.uuid)
+        root = parse.document(xml)
+        declared.remember(request, root)
+        standing = undefined.on_top(request, xml) if found is None else as_text(undefined.as_running(found, root))
+        found = Domain.define(request.session, standing, now.name, plan.uuid)
         found.autostart(now.spec.autostart)
         request.record.note(f"defined {found.target} again, with UUID {plan.uuid}")
     _networks(found, request)

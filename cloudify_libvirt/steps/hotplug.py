@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import InvalidSpec
+from cloudify_libvirt.core.host import preflight
+from cloudify_libvirt.core.identity import normalise_mac
 from cloudify_libvirt.core.spec import Disk, parse_spec
 from cloudify_libvirt.core.spec.disk_network import NetworkDisk
 from cloudify_libvirt.core.spec.variables import DomainFacts, template_variables
@@ -30,12 +33,25 @@ def attach(domain: Domain, request: Request) -> None:
     """Attach the device, now and for the next start."""
     xml = device_xml(domain, request)
     label = hotplug.Device.read(xml).label
-    if hotplug.attach(domain, xml):
+    with _its_mac(domain, request, xml):
+        done = hotplug.attach(domain, xml)
+        domain.session.touch(domain.uuid)
+    if done:
         request.record.note(f"attached {label} to {domain.name}")
     else:
         request.record.note(f"{domain.name} has {label} already")
     _attached(request, label, True)
     _pending(request, label, False)
+
+
+def _its_mac(domain: Domain, request: Request, xml: str) -> AbstractContextManager[None]:
+    """Hold the MAC of a card, so that nobody takes it meanwhile; libvirt itself compares none."""
+    mac = parse.document(xml).find("mac")
+    if mac is None or not mac.get("address"):
+        return nullcontext()
+    return preflight.mac_for(
+        request.session, request.uri, domain.uuid, normalise_mac(mac.get("address")), domain.target
+    )
 
 
 def update(domain: Domain, request: Request) -> None:

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.adoption import REMEDY, Fits
+from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Conflict
 from cloudify_libvirt.core.image.cache import Image
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.snapshot.above import stacks
 from cloudify_libvirt.core.spec import VolumeSpec
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import machine
 from cloudify_libvirt.steps.images import fetch
 from cloudify_libvirt.steps.machine import Part, Plan
 
@@ -41,10 +44,26 @@ def domain(request: Request, plan: Plan) -> Fits:
             # Its disks are the snapshots' files now: a definition that names the volumes below would lose them.
             reason = "an earlier install of it has snapshots in files of their own"
             raise _refuse(f"domain '{request.name}'", reason, "Merge them (cfy-libvirt snapshot delete).")
+        _check_stacks(request, plan)
         for part in plan.parts:
             _check_part(request, plan, part, journal)
 
     return check
+
+
+def _check_stacks(request: Request, plan: Plan) -> None:
+    """Refuse where files of other tools' snapshots stand on its disks: the same holds of them."""
+    if request.session.driver != "qemu":
+        return
+    found = Domain.find_by_uuid(request.session, plan.uuid)
+    has = {disk.path for disk in found.facts().disks} if found else set()
+    own = [*(part.path for part in plan.parts if part.kind == "root"), *machine.foreign_paths(request)]
+    for path in (one for one in own if one.startswith("/") and one not in has):
+        above = [one for stack in stacks(request.session, path, plan.uuid) for one in stack.paths[1:]]
+        if above:
+            reason = f"files stand on its disk {path}: {', '.join(dict.fromkeys(above))}"
+            remedy = "Merge them into it (virsh blockcommit, or qemu-img commit), and remove them."
+            raise _refuse(f"domain '{request.name}'", reason, remedy)
 
 
 def _check_part(request: Request, plan: Plan, part: Part, journal: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec, Unsupported
 from cloudify_libvirt.core.host import accelerator, hardware, preflight
 from cloudify_libvirt.core.host.accelerator import Choice
@@ -65,7 +66,16 @@ def fill_macs(request: Request, taken: Mapping[str, str] = MappingProxyType({}))
     Raises:
         Conflict: the user's MAC is taken.
     """
-    networks = [dict(entry) for entry in request.params.get("networks") or []]
+    networks = _with_free(request, request.params.get("networks") or [], taken)
+    if networks != (request.params.get("networks") or []):
+        request.params["networks"] = networks
+        request.record.assign(params={**(request.record.get("params") or {}), "networks": networks})
+        request.__dict__.pop("spec", None)
+
+
+def _with_free(request: Request, cards: Iterable[Mapping[str, Any]], taken: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the cards with MACs; raise ``Conflict`` where the user's is taken."""
+    networks = [dict(entry) for entry in cards]
     used = {normalise_mac(str(entry["mac"])) for entry in networks if entry.get("mac")}
     for position, entry in enumerate(networks):
         mac = normalise_mac(str(entry["mac"])) if entry.get("mac") else ""
@@ -79,10 +89,7 @@ def fill_macs(request: Request, taken: Mapping[str, str] = MappingProxyType({}))
         if not mac or mac in taken:
             entry["mac"] = _free_mac(request, position, taken.keys() | used)
             used.add(entry["mac"])
-    if networks != (request.params.get("networks") or []):
-        request.params["networks"] = networks
-        request.record.assign(params={**(request.record.get("params") or {}), "networks": networks})
-        request.__dict__.pop("spec", None)
+    return networks
 
 
 def _free_mac(request: Request, position: int, taken: set[str]) -> str:
@@ -143,14 +150,40 @@ def as_recorded(request: Request) -> Plan:
 
 def keep_macs(request: Request) -> None:
     """Give the cards of today the recorded MACs, by their place in the list."""
+    _note_cards(request, _with_kept(request))
+
+
+def _with_kept(request: Request) -> list[dict[str, Any]]:
     kept = (request.record.get("params") or {}).get("networks") or []
     cards = request.params.get("networks") or []
     macs = [card.get("mac") for card in kept] + [None] * len(cards)
-    filled = [{**card, "mac": card.get("mac") or mac} for card, mac in zip(cards, macs, strict=False)]
-    request.params["networks"] = filled
+    return [{**card, "mac": card.get("mac") or mac} for card, mac in zip(cards, macs, strict=False)]
+
+
+def _note_cards(request: Request, cards: list[dict[str, Any]]) -> None:
+    request.params["networks"] = cards
     request.__dict__.pop("spec", None)
-    if filled:
-        request.record.assign(params={**(request.record.get("params") or {}), "networks": filled})
+    if cards:
+        request.record.assign(params={**(request.record.get("params") or {}), "networks": cards})
+
+
+def choose_macs(request: Request, found: Domain) -> None:
+    """Give the cards of today the recorded MACs, and free ones to those that are to come.
+
+    Raises:
+        Conflict: the user's MAC of a card to come is taken; nothing is recorded.
+    """
+    own = {card.mac for text in (found.xml(), found.definition()) for card in parse.domain(text).interfaces}
+    given = [card.get("mac") for card in request.params.get("networks") or []]
+    # What was recorded for a card that never came is nobody's.
+    cards = [
+        card if mac or normalise_mac(str(card["mac"] or "")) in own else {**card, "mac": None}
+        for card, mac in zip(_with_kept(request), given, strict=True)
+    ]
+    if not own.issuperset(normalise_mac(str(card["mac"] or "")) for card in cards):
+        taken = preflight.taken_macs(request.session, found.uuid, fresh=True)
+        cards = _with_free(request, cards, {mac: whose for mac, whose in taken.items() if mac not in own})
+    _note_cards(request, cards)
 
 
 def _recorded_part(request: Request, entry: Mapping[str, str]) -> Part:
@@ -282,7 +315,11 @@ def _machine(request: Request) -> str:
 
 def _arch(request: Request) -> str:
     session = request.session
-    return parse.host_arch(session.fact("capabilities", session.connection.getCapabilities))
+
+    def ask() -> str:
+        return parse.host_arch(session.fact("capabilities", session.connection.getCapabilities))
+
+    return str(session.fact("architecture", ask))
 
 
 def _console_log(request: Request, plan: Plan) -> str:

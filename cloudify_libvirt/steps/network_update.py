@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cloudify_libvirt.binding import claim, look_up
 from cloudify_libvirt.core import network as host_networks
 from cloudify_libvirt.core import parse
@@ -17,7 +19,7 @@ from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import declared, drift, heal, standing
 from cloudify_libvirt.steps import network as steps
 
-_SUBJECT = Subject("network", "")
+SUBJECT = Subject("network", "")
 # Recorded while running guests may be off the bridge.
 _CARDS = {"cards": {"wanted": "plugged in", "now": "to be plugged in", "how": "live", "why": "", "at_start": False}}
 
@@ -66,13 +68,13 @@ def _change(found: Network, request: Request) -> dict[str, str]:
     # Chooses what is to be chosen, and records it.
     steps.facts(request, found.uuid)
     wanted, last = declared.network(declared.of_today(request)), str(request.record.get("declared") or "")
-    _check_place(found, brought(_SUBJECT, wanted, last, found.xml()))
+    check_place(found, brought(SUBJECT, wanted, last, found.xml()))
     if any(one.where != "host" for one in _differences(request)):
-        standing.redefine(found, request, _SUBJECT, wanted, last)
+        standing.redefine(found, request, SUBJECT, wanted, last)
     return _change_lists(found, request, wanted, last) if found.active else {}
 
 
-def _check_place(found: Network, target: str) -> None:
+def check_place(found: Network, target: str) -> None:
     """Refuse, before anything is changed, what the next start would fail on."""
     now, then = found.facts(), parse.network(target)
     session, label = found.session, found.target
@@ -87,7 +89,7 @@ def _check_place(found: Network, target: str) -> None:
 def _change_lists(found: Network, request: Request, wanted: str, last: str) -> dict[str, str]:
     """Tell libvirt what changed in the lists that it changes live; return its words where it would not."""
     live = found.xml()
-    target = brought(_SUBJECT, wanted, last, live)
+    target = brought(SUBJECT, wanted, last, live)
     refused = []
     for entry in entries(parse.document(target), parse.document(live)):
         try:
@@ -119,12 +121,19 @@ def _restart(found: Network, request: Request) -> dict[str, str]:
         _plug(found, request)
         raise
     request.record.note(f"started {found.target} anew")
-    if users and parse.network(before).subnets != found.facts().subnets:
+    old, new = parse.network(before).subnets, found.facts().subnets
+    if users and old != new:
+        named = ", ".join(sorted(users))
         request.record.warn(
-            f"{', '.join(users)} have addresses of the old subnet of {found.target} until they ask for new ones: "
-            "restart them, then bring their attributes up to date: cfy executions start pull"
+            f"guests that run keep their addresses of {_words(old)} until they ask for those of {_words(new)}: "
+            f"{named}. Restart each (virsh reboot NAME), or renew its lease in the guest; then bring "
+            f"their attributes up to date: cfy executions start pull -b {request.ctx.deployment.id}"
         )
     return {}
+
+
+def _words(subnets: Iterable[object]) -> str:
+    return " and ".join(map(str, subnets)) or "no subnet"
 
 
 def _plug(found: Network, request: Request) -> None:
@@ -167,7 +176,7 @@ def _check_new(found: Network, request: Request) -> None:
         steps.check_host(request.session, request.spec, found.target)
     # Chooses what is to be chosen, and records it.
     steps.facts(request, found.uuid)
-    _check_place(found, declared.network(declared.of_today(request)))
+    check_place(found, declared.network(declared.of_today(request)))
 
 
 def _bring_back(request: Request, before: str, name: str, uuid: str) -> Network:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from datetime import datetime
 
-from cloudify_libvirt.engine import repeats_since
+from cloudify_libvirt.engine import MOST_S, repeats_since
 from cloudify_libvirt.request import Request
-
-# A backup of long ago is not what somebody asks for who gives the same command again.
-MOST_S = 3600.0
 
 
 def by_cut_off_run(request: Request, created: float | str | None) -> bool:

@@ -70,6 +70,7 @@ def _create(domain: Domain, request: Request, wanted: SnapshotSpec) -> None:
     with job(request, domain, "create", name) as cut_off:
         there = snapshot.find(domain, name)
         if there is not None and (cut_off or written(request, wanted.name, there.created)):
+            snapshot.name_below(domain, name)
             request.record.note(f"{snapshot.label(domain, name)} was made by an attempt that was cut off")
             return
         made = snapshot.create(domain, wish, journal(request), lambda plan: _xml(request, wish, plan))

@@ -17,6 +17,7 @@ from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
+from cloudify_libvirt.steps import undefined
 from cloudify_libvirt.steps.machine import Plan
 
 # As far as the volume descriptors. Source: ECMA-119, 6.2.1: the system area has 16 sectors of 2048 bytes
@@ -30,13 +31,17 @@ _LOST_REMEDY = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: the parameter that it concerns, and the same in words; ``lost``: contents are gone."""
+    """One thing that is wrong: the parameter that it concerns, and the same in words.
+
+    ``lost``: contents are gone, or nobody knows where they are; ``remedy`` where it is another than for lost contents.
+    """
 
     field: str
     declared: Any
     found: Any
     text: str
     lost: bool = False
+    remedy: str = ""
 
 
 Look = Callable[[Request], Iterator[Finding]]
@@ -57,8 +62,10 @@ def check(request: Request, look: Look) -> None:
     text = "; ".join(finding.text for finding in findings)
     name = request.record.get("resource_id")
     label = f"{request.kind} '{name}'" if name else f"the image of {request.label}"
-    if any(finding.lost for finding in findings):
-        remedy = _LOST_REMEDY.format(deployment=request.ctx.deployment.id, instance=request.ctx.instance.id)
+    lost_ = [finding for finding in findings if finding.lost]
+    if lost_:
+        usual = _LOST_REMEDY.format(deployment=request.ctx.deployment.id, instance=request.ctx.instance.id)
+        remedy = " ".join(dict.fromkeys(finding.remedy or usual for finding in lost_))
         raise DataLost("find healthy", label, text, remedy)
     heal = f"Heal it: cfy executions start heal -b {request.ctx.deployment.id}."
     raise Unhealthy("find healthy", label, text, heal)
@@ -150,7 +157,16 @@ def _cards(request: Request) -> list[dict[str, Any]]:
 
 
 def lost(request: Request) -> Iterator[Finding]:
-    """Yield the disks that were made for the domain and are gone, with what the guest wrote."""
+    """Yield the disks of the domain that are gone, with what the guest wrote, or of which nobody knows the file."""
+    gone = list(_gone(request))
+    yield from gone
+    if not gone and not request.external and look_up(Domain, request) is None:
+        disks = undefined.unclear(request)
+        for disk in disks:
+            yield Finding("disks", disk.path, None, disk.text, lost=True, remedy=undefined.remedy(request, disks))
+
+
+def _gone(request: Request) -> Iterator[Finding]:
     filled = request.record.get("filled") or {}
     for entry in request.record.get("made") or []:
         if entry["kind"] not in ("root", "rootfs") or not filled.get(entry["name"]):

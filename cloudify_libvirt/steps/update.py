@@ -10,8 +10,10 @@ from cloudify_libvirt.core.units import parse_seconds, to_kib
 from cloudify_libvirt.core.update import sizes
 from cloudify_libvirt.request import Request
 
-# The sizes, as differences and as what is pending call them.
-KEYS = {"memory": "memory_kib", "max_memory": "max_memory_kib", "vcpu": "vcpus"}
+# The sizes by their parameters, and what a definition that was read calls them.
+KEYS = {
+    sizes.MEMORY: "memory_kib", sizes.MAX_MEMORY: "max_memory_kib", sizes.VCPU: "vcpus", sizes.MAX_VCPU: "max_vcpus"
+}  # fmt: skip
 
 
 def sizes_of(domain: Domain, request: Request) -> dict[str, Any]:
@@ -40,9 +42,9 @@ def wish(request: Request) -> sizes.Size:
 
 def there(domain: Domain, name: str, wanted: int) -> bool:
     """Tell whether a running guest has a size that was pending."""
-    if name == "memory_kib":
+    if name == sizes.MEMORY:
         return sizes.close(sizes.actual_kib(domain) * units.KIB, wanted * units.KIB)
-    return bool(getattr(sizes.read(domain.xml()), name) == wanted)
+    return bool(getattr(sizes.read(domain.xml()), KEYS[name]) == wanted)
 
 
 def settle(request: Request) -> None:

@@ -17,7 +17,6 @@ from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec import parse_spec
 from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import check_room
-from cloudify_libvirt.engine import operation_inputs
 from cloudify_libvirt.request import TEMPLATE_INPUTS, Request
 from cloudify_libvirt.steps import domain as domains
 from cloudify_libvirt.steps import machine
@@ -26,6 +25,16 @@ from cloudify_libvirt.steps import pool as pools
 
 # Either raises the first problem, or yields all that there are.
 Rule = Callable[[Request], Iterable[CoreError] | None]
+
+
+class Several(CoreError):
+    """More than one problem of a node; ``errors``: each."""
+
+    def __init__(self, action: str, target: str, reason: str, errors: list[CoreError], *, retryable: bool) -> None:
+        """Keep the errors that the reason is made of."""
+        super().__init__(action, target, reason, retryable=retryable)
+        self.errors = errors
+
 
 # A host's warnings are said once per execution, not by each of its nodes.
 _said: set[tuple[str, str, str]] = set()
@@ -68,7 +77,7 @@ def _run(request: Request, *rules: Rule) -> None:
     if errors:
         reason = f"{len(errors)} problems: " + "; ".join(f"({n}) {error}" for n, error in enumerate(errors, 1))
         retryable = all(error.retryable for error in errors)
-        raise CoreError("install", request.label, reason, retryable=retryable) from errors[0]
+        raise Several("install", request.label, reason, errors, retryable=retryable) from errors[0]
 
 
 def _errors(rule: Rule, request: Request) -> list[CoreError]:
@@ -82,11 +91,11 @@ def _errors(rule: Rule, request: Request) -> list[CoreError]:
 
 def _draft(request: Request) -> None:
     """Read the parameters; a key that nobody knows is wrong, unless a template may use it."""
-    given = operation_inputs(request.ctx)
+    given = request.operation_inputs
     to_come = given is None or any(inputs.get(key) for inputs in given for key in TEMPLATE_INPUTS & inputs.keys())
     if to_come or request.has_own_template:
         _ = request.draft
-    else:
+    elif _complete(request) is None:
         parse_spec(request.kind, request.params, node=request.ctx.node.name, extra=False, complete=False)
 
 
@@ -150,21 +159,25 @@ def _complete(request: Request) -> Any:
 
 
 def _hardware(request: Request) -> Iterable[CoreError]:
-    if _complete(request) is None or _runs(request):
+    if _complete(request) is None:
         return ()
-    return machine.lacking_hardware(request, Domain.label(request.name, request.session))
+    label = Domain.label(request.name, request.session)
+    return _unless_it_runs(request, lambda one: machine.lacking_hardware(one, label))
 
 
-def _memory(request: Request) -> None:
+def _memory(request: Request) -> Iterable[CoreError]:
     session, spec = request.session, _complete(request)
-    if spec is not None and spec.has_memory and session.driver == "qemu" and not _runs(request):
-        preflight.check_memory(session, spec.memory_kib, Domain.label(request.name, session))
+    if spec is None or not spec.has_memory or session.driver != "qemu":
+        return ()
+    label = Domain.label(request.name, session)
+    return _unless_it_runs(request, lambda _: preflight.check_memory(session, spec.memory_kib, label))
 
 
-def _runs(request: Request) -> bool:
-    """Tell whether it is there and has its memory already: an installed node may be checked, too."""
-    found = Domain.find_by_uuid(request.session, str(request.params["instance_uuid"]))
-    return found is not None and found.active
+def _unless_it_runs(request: Request, rule: Rule) -> list[CoreError]:
+    """Return what a rule finds; nothing of a domain that has all that already: an installed node may be checked."""
+    errors = _errors(rule, request)
+    found = Domain.find_by_uuid(request.session, str(request.params["instance_uuid"])) if errors else None
+    return [] if found is not None and found.active else errors
 
 
 def _network_host(request: Request) -> Iterator[CoreError]:

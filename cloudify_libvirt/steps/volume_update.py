@@ -16,14 +16,14 @@ from cloudify_libvirt.steps import volume as steps
 from cloudify_libvirt.steps.images import fetch
 
 # Of these another volume would be no better.
-_NOT_BY_ANOTHER = frozenset({"mode"})
+NOT_BY_ANOTHER = frozenset({"mode"})
 # What the host has otherwise by itself is no reason to give up what is in the volume; only what the declaration said
 # when it was made, and says otherwise now. By row of the table: key of what was recorded then.
 _MADE_AS = {"format*": "format", "encryption*": "encrypted", "backing*": "overlay"}
 _BY_RECORD = frozenset({"existence", "name", "pool"})
-_UNDO = "Bring it back on the host, or declare what is there."
-_WAITS = "it waits until the rest is as declared"
-_CHMOD = "libvirt has no call for it; on the host: chmod 0600 of its file, or as you declared it"
+UNDO = "Bring it back on the host, or declare what is there."
+WAITS = "it waits until the rest is as declared"
+CHMOD = "libvirt has no call for it; on the host: chmod 0600 of its file, or as you declared it"
 
 
 def update(request: Request) -> None:
@@ -38,27 +38,27 @@ def update(request: Request) -> None:
         request.record.warn(f"{request.label}: the volume is not ours; it stays as it is")
         return
     differences = _differences(request)
-    wanted = [one for one in differences if _wants_another(request, one)]
+    wanted = [one for one in differences if wants_another(request, one)]
     if wanted and standing.Leave.of(request).replace:
         _replace(request)
     elif any(one.field == "existence" for one in wanted):
         remedy = "Restore it from a backup; or allow_replace: true makes another, without what was in it."
         raise DataLost("update", f"the volume of {request.label}", "it is gone, with what was in it", remedy)
-    elif not _drifted(request, differences):
+    elif not drifted(request, differences):
         # What looks otherwise to the host may be contents, which its resize would write into.
         steps.resize(request)
     left = _left(request)
-    remedy = _UNDO if _drifted(request, left) else standing.REMEDY
+    remedy = UNDO if drifted(request, left) else standing.REMEDY
     standing.report(request, "volume", left, _why(request, left), remedy=remedy)
 
 
-def _drifted(request: Request, differences: list[Difference]) -> list[Difference]:
+def drifted(request: Request, differences: list[Difference]) -> list[Difference]:
     """Return what only another volume would have otherwise, and nobody asked for."""
-    others = [one for one in standing.takes("volume", differences, How.REPLACE) if one.field not in _NOT_BY_ANOTHER]
-    return [one for one in others if not _wants_another(request, one)]
+    others = [one for one in standing.takes("volume", differences, How.REPLACE) if one.field not in NOT_BY_ANOTHER]
+    return [one for one in others if not wants_another(request, one)]
 
 
-def _wants_another(request: Request, one: Difference) -> bool:
+def wants_another(request: Request, one: Difference) -> bool:
     """Tell whether the user's own declaration, or the loss of the volume, asks for another one."""
     row = how("volume", one.field, active=True).field
     if row not in _MADE_AS:
@@ -75,9 +75,9 @@ def _why(request: Request, left: list[Difference]) -> dict[str, str]:
         return {}
     lost = f"the {human_size(volume.facts().allocation_bytes)} that are allocated in this one"
     asked = f"that takes another volume in its place, and {lost} are lost; allow_replace: true does that"
-    drifted = f"it became so on the host, and {lost} are not given up for that, with allow_replace neither"
-    waits = dict.fromkeys((one.field for one in left), _WAITS) if _drifted(request, left) else {}
-    return waits | {one.field: asked if _wants_another(request, one) else drifted for one in others}
+    by_itself = f"it became so on the host, and {lost} are not given up for that, with allow_replace neither"
+    waits = dict.fromkeys((one.field for one in left), WAITS) if drifted(request, left) else {}
+    return waits | {one.field: asked if wants_another(request, one) else by_itself for one in others}
 
 
 def _differences(request: Request) -> list[Difference]:
@@ -87,9 +87,9 @@ def _differences(request: Request) -> list[Difference]:
 def _left(request: Request) -> list[Difference]:
     """Return what differs still; what only the host's administrator can change is said, and no error."""
     left = _differences(request)
-    for one in (one for one in left if one.field in _NOT_BY_ANOTHER):
-        request.record.warn(f"{one}; {_CHMOD}")
-    return [one for one in left if one.field not in _NOT_BY_ANOTHER]
+    for one in (one for one in left if one.field in NOT_BY_ANOTHER):
+        request.record.warn(f"{one}; {CHMOD}")
+    return [one for one in left if one.field not in NOT_BY_ANOTHER]
 
 
 def _replace(request: Request) -> None:

@@ -34,6 +34,7 @@ class Report:
     updated: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def fail(self, outcome: Outcome) -> None:
@@ -124,7 +125,17 @@ def _mend(ctx: Any, instances: list[Any], changed: Collection[str], leave: Leave
     report.failed.update(_refused(ctx, able))
     report.updated += [instance.id for instance in able if instance.id not in report.failed]
     left = _drift(graph, [instance for instance in able if instance.id not in report.failed], report)
-    report.waiting.update({id_: fields(found) for id_, found in left.items() if found})
+    for id_, found in left.items():
+        stays = [one for one in found if _stays(one, found)] if isinstance(found, list) else []
+        waits = [one for one in found if one not in stays] if stays else found
+        report.left.update({id_: fields(stays)} if stays else {})
+        report.waiting.update({id_: fields(waits)} if waits else {})
+
+
+def _stays(one: Any, found: list[Any]) -> bool:
+    """Tell whether this plugin neither changed a thing nor waits for its start: whoever made it so keeps it."""
+    ours = isinstance(one, Mapping) and "where" in one
+    return ours and not any(other.get("pending") for other in found if other.get("field") == one.get("field"))
 
 
 def _drift(graph: Any, instances: list[Any], report: Report) -> dict[str, Any]:

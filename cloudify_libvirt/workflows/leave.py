@@ -8,6 +8,7 @@ from typing import Any
 
 from cloudify_libvirt.core.errors import InvalidSpec
 from cloudify_libvirt.core.units import parse_bool
+from cloudify_libvirt.planning.replacing import asked
 from cloudify_libvirt.workflows import targets
 
 _OPERATIONS_WORDS = "allow_replace: true"
@@ -44,11 +45,6 @@ class Leave:
     def inputs(self, node: str) -> dict[str, bool]:
         """Return what an operation of the node is given."""
         return {"allow_restart": self.restart, "allow_replace": self.replaces(node)}
-
-
-def asked(nodes: Collection[str]) -> str:
-    """Return the parameter that gives leave to replace these nodes, and no others."""
-    return f"-p allow_replace={','.join(sorted(nodes))}"
 
 
 def in_words(reason: str, node: str) -> str:

@@ -19,12 +19,11 @@ from cloudify_libvirt.core.units import parse_bool
 from cloudify_libvirt.local_state import LocalState
 from cloudify_libvirt.planning.compare import compare, fitted, scalables
 from cloudify_libvirt.planning.leaving import leaving
+from cloudify_libvirt.planning.unfinished import SCALED_BY, SCALING, in_words, refusal
 from cloudify_libvirt.workflows import carrying, targets
 
 Workflow = Callable[..., None]
 workflow: Callable[[Workflow], Workflow] = decorators.workflow
-
-SCALING = "libvirt_scaling"
 
 
 @workflow
@@ -38,7 +37,11 @@ def scale(ctx: Any, **kwargs: Any) -> None:
         if delta == 0:
             ctx.logger.info("delta is 0: nothing is scaled")
             return
-        begun = _begun(ctx, state, delta, kwargs) or _begin(ctx, state, delta, kwargs)
+        begun = _begun(ctx, state, delta, kwargs)
+        if begun is None and _had_ended(ctx, state):
+            ctx.logger.info("this scale was finished by the run that was killed: nothing is left to do")
+            return
+        begun = begun or _begin(ctx, state, delta, kwargs)
     except CoreError as error:
         raise NonRecoverableError(str(error)) from error
     if delta > 0:
@@ -69,15 +72,17 @@ def _begun(ctx: Any, state: LocalState, delta: int, kwargs: Mapping[str, Any]) -
     if (found["asked"], found["delta"]) != (kwargs.get("scalable_entity_name"), delta):
         raise Conflict(
             "scale", f"deployment {state.name}",
-            _unfinished(found),
+            in_words(found),
             "Run that again to finish it, or add abort_started=true to take it back first.",
         )  # fmt: skip
     ctx.logger.info(f"going on with the scale of {found['asked']} to {found['wanted']} instances")
     return found
 
 
-def _unfinished(begun: Mapping[str, Any]) -> str:
-    return f"a scale of {begun['asked']} by {begun['delta']} was begun and did not end"
+def _had_ended(ctx: Any, state: LocalState) -> bool:
+    """Tell whether the run that this one repeats was killed after its last step: nobody was told that it had ended."""
+    last = state.deployment.get(SCALED_BY)
+    return any(run["id"] == last for run in state.repeated(ctx.execution_id))
 
 
 def check_finished(state: LocalState) -> None:
@@ -88,8 +93,7 @@ def check_finished(state: LocalState) -> None:
     """
     begun = state.deployment.get(SCALING)
     if begun:
-        target = f"deployment {state.name}"
-        raise Conflict("update", target, _unfinished(begun), "Run it again, or with abort_started=true.")
+        raise refusal(state.name, begun)
 
 
 def _begin(ctx: Any, state: LocalState, delta: int, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +169,7 @@ def _out(ctx: Any, state: LocalState, begun: Mapping[str, Any], *, roll_back: bo
             ctx.logger.error("scaling out failed: what was added is removed again")
             _take_back(ctx, state, begun)
         raise
-    state.put(**{SCALING: None})
+    state.put(**{SCALING: None, SCALED_BY: ctx.execution_id})
 
 
 def _store_added(state: LocalState, begun: Mapping[str, Any]) -> None:
@@ -178,7 +182,8 @@ def _in(ctx: Any, state: LocalState, begun: Mapping[str, Any], *, ignore_failure
     """Uninstall the instances that go, and forget them."""
     carrying.remove(ctx, set(begun["removed"]), ignore_failure=ignore_failure)
     state.remove(set(begun["removed"]))
-    state.put(**{SCALING: None}, **_counted(state, begun["entity"], begun["wanted"]))
+    counted = _counted(state, begun["entity"], begun["wanted"])
+    state.put(**{SCALING: None, SCALED_BY: ctx.execution_id}, **counted)
 
 
 def _counted(state: LocalState, entity: str, number: int) -> dict[str, Any]:

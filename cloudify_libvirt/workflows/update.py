@@ -19,18 +19,18 @@ from cloudify_libvirt.core.errors import Conflict, CoreError, InvalidSpec
 from cloudify_libvirt.local_state import LocalState, link_key
 from cloudify_libvirt.planning import reading
 from cloudify_libvirt.planning.compare import Comparison, compare, fitted, merged_inputs
-from cloudify_libvirt.planning.replacing import otherwise, replaced, without
+from cloudify_libvirt.planning.replacing import asked, otherwise, replaced, without
+from cloudify_libvirt.planning.unfinished import PENDING_LINKS
 from cloudify_libvirt.request import forget_plan
 from cloudify_libvirt.workflows import carrying
 from cloudify_libvirt.workflows.carrying import Report
-from cloudify_libvirt.workflows.leave import Leave, asked
+from cloudify_libvirt.workflows.leave import Leave
 from cloudify_libvirt.workflows.scale import check_finished
 
 Workflow = Callable[..., None]
 Links = Mapping[str, Iterable[Mapping[str, Any]]]
 workflow: Callable[[Workflow], Workflow] = decorators.workflow
 
-PENDING_LINKS = "libvirt_links"
 # Modules that only an agent has (cloudify_cli.constants.IGNORED_LOCAL_WORKFLOW_MODULES).
 _NOT_HERE = (
     "cloudify_agent.operations", "cloudify_agent.installer.operations", "worker_installer.tasks",
@@ -188,6 +188,8 @@ def _tell(ctx: Any, report: Report, removed: Iterable[Mapping[str, Any]]) -> Non
     """Say what was done; fail when something could not be."""
     for id_, waiting in sorted(report.waiting.items()):
         ctx.logger.warning(f"{id_}: not in force yet: {waiting}; at its next start, or now with -p allow_restart=true")
+    for id_, stays in sorted(report.left.items()):
+        ctx.logger.info(f"{id_}: left as somebody made it on the host: {stays}")
     counts = {"updated": report.updated, "added": report.added, "removed": [str(one["id"]) for one in removed]}
     said = "; ".join(f"{what}: {', '.join(sorted(ids)) or 'none'}" for what, ids in counts.items())
     ctx.logger.info(f"{said}; unchanged: {len(report.unchanged)}")

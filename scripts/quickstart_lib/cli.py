@@ -95,14 +95,15 @@ def bring_up(screen: Screen, wishes: Wishes) -> None:
             undo.callback(place.remove, made)
             state = place.load() or first_state(screen, place, wishes, made)
             undo.pop_all()
-        refuse_changes(state, wishes)
         on = Host(state.on)
+        deployment = Deployment(on, screen, place.logs)
+        deployment.refuse_busy()
+        refuse_changes(deployment, state, wishes)
         if state.on == "lab" and not host.lab_runs():
             with screen.busy("starting a private libvirt host (scripts/lab): the machine's own does not answer"):
                 host.lab_up()
         for line in home.prepare(place.before):
             screen.say(line)
-        deployment = Deployment(on, screen, place.logs)
         converge(screen, deployment, place, state, wishes)
         show(screen, deployment, Path(state.key))
 
@@ -124,12 +125,17 @@ def first_state(screen: Screen, place: Place, wishes: Wishes, made: list[str]) -
     return state
 
 
-def refuse_changes(state: State, wishes: Wishes) -> None:
-    """Refuse another number of machines: local mode cannot scale what is installed."""
-    if wishes.machines not in (None, state.machines):
+def refuse_changes(deployment: Deployment, state: State, wishes: Wishes) -> None:
+    """Refuse another number of machines than there are: who wants that has ``scale``."""
+    if wishes.machines is None:
+        return
+    there = deployment.machines() or state.machines
+    if wishes.machines != there:
+        scale = "cfy executions start scale -b quickstart -p scalable_entity_name=machine -p delta="
         raise Problem(
-            f"a cluster of {state.machines} is there already, not of {wishes.machines}",
-            "Take it away first: scripts/quickstart --down",
+            f"a cluster of {there} is there already, not of {wishes.machines}",
+            f"Scale it: {deployment.host.shown_prefix}.venv/bin/{scale}{wishes.machines - there}\n"
+            "Or take it away first: scripts/quickstart --down",
         )
 
 
@@ -194,7 +200,9 @@ def take_away(screen: Screen) -> None:
     with place.locked():
         remove_machines(screen, place, state)
         if state.lab_is_ours:
-            screen.say("ending the private libvirt host")
+            left = sorted(Host(state.on).domains())
+            also = f", and what is in it still: {', '.join(left)}" if left else ""
+            screen.say(f"ending the private libvirt host{also}")
             host.lab_down()
         for line in home.restore(place.before):
             screen.say(line)
@@ -209,6 +217,7 @@ def take_away(screen: Screen) -> None:
 def remove_machines(screen: Screen, place: Place, state: State) -> None:
     """Uninstall; a lab of ours that is down, or whose machines resist, goes with all that is in it."""
     deployment = Deployment(Host(state.on), screen, place.logs)
+    deployment.refuse_busy()
     if state.on == "lab" and not host.lab_runs():
         if not state.lab_is_ours:
             raise Problem("the lab that holds the machines is down", "Start it: scripts/lab --name quickstart up")
@@ -216,6 +225,8 @@ def remove_machines(screen: Screen, place: Place, state: State) -> None:
         try:
             deployment.uninstall()
         except Problem as problem:
+            # Somebody may have begun to work on it meanwhile.
+            deployment.refuse_busy()
             if not state.lab_is_ours:
                 raise
             screen.say(f"{problem.what}; the whole private host goes now, and they with it")

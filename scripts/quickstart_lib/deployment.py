@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cloudify_libvirt import busy
 from quickstart_lib import home
 from quickstart_lib.host import ROOT, Host
 from quickstart_lib.problem import Problem
@@ -37,6 +38,13 @@ class Deployment:
         return (home.base() / "profiles/local/deployments" / ID).is_dir()
 
     @staticmethod
+    def refuse_busy() -> None:
+        """Raise ``Problem`` while another process works on it; it says who."""
+        who = busy.holder(str(home.base() / "profiles/local"), ID)
+        if who:
+            raise Problem(f"deployment {ID} is busy: {who}", "Let it end, or end that process; then run this again.")
+
+    @staticmethod
     def forget() -> None:
         """Remove what cfy keeps of it; also what a failed start left, which would break the next one."""
         for name in ("deployments", "blueprints"):
@@ -46,6 +54,10 @@ class Deployment:
         """Return the node instances with their states and runtime properties."""
         found: list[dict[str, Any]] = json.loads(self._ask("[", "node-instances", "-b", ID))
         return found
+
+    def machines(self) -> int:
+        """Return how many machines are installed, or about to be; 0 where nothing is."""
+        return sum(one["node_id"] == "machine" for one in self.instances()) if self.exists() else 0
 
     def outputs(self) -> dict[str, list[str]]:
         """Return the blueprint's outputs."""
@@ -83,6 +95,8 @@ class Deployment:
         self.screen.say(f"{name}: cfy {words[0]} (full log: {log})")
         board = Board(time.monotonic, self._names() if self.exists() else {})
         code = self._follow([*self.host.prefix, str(CFY), *words], log, board)
+        for warning in board.warnings:
+            self.screen.say(f"warning: {warning}")
         if code != 0:
             raise Problem(
                 f"cfy {name} failed with exit code {code}",

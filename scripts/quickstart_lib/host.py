@@ -38,6 +38,11 @@ class Host:
         words = [*(["sudo"] if os.environ.get("SUDO_USER") else []), script, *lab_command()[1:], "exec"]
         return shlex.join(words) + " "
 
+    def domains(self) -> set[str]:
+        """Return the names of all domains there; none where libvirt does not answer."""
+        words = [*self.prefix, "virsh", "-q", "-c", URI, "list", "--all", "--name"]
+        return set(subprocess.run(words, capture_output=True, text=True).stdout.split())
+
     def running(self) -> set[str]:
         """Return the names of the running domains."""
         done = subprocess.run(

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 LINE = re.compile(r"^\S+ \S+\s+(?:CFY|LOG) <[^>]*> \[(?P<instance>[\w-]+?)(?:\.[\w.]+)?\] (?P<text>.*)$")
 STARTED = re.compile(r"Task started 'cloudify_libvirt\.(?P<task>[\w.]+)'")
 FAILED = re.compile(r"Task failed '[^']*' -> (?P<reason>.*?)(?: \[retry \d+/\d+\])?$")
+WARNING = "WARNING: "
 NOTES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"defined domain '(?P<name>.*?)' on \S+ \((?P<detail>.*)\)"), "defined"),
     (re.compile(r"started domain '(?P<name>.*?)'"), "started"),
+    (re.compile(r"domain '(?P<name>.*?)' on \S+ still runs: (?P<detail>.*?), which"), "shutting down"),
     (re.compile(r"(?P<name>\S+) has address (?P<detail>\S+) after"), "address"),
     (re.compile(r"image \S+: (?P<detail>.*)"), "download"),
 )
@@ -60,6 +62,7 @@ class Board:
     names: dict[str, str] = field(default_factory=dict)  # of the instances that have objects already
     rows: dict[str, Row] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def read(self, line: str) -> Row | None:
         """Take one line of cfy's; return the row whose step or detail changed."""
@@ -77,6 +80,10 @@ class Board:
             row.ended = self.clock()
             # An address says more than "ready".
             row.step = row.step if row.step == "address" else ENDS[text]
+            return
+        if text.startswith(WARNING):
+            said = text.removeprefix(WARNING)
+            self.warnings = [*(one for one in self.warnings if one != said), said]
             return
         failed = FAILED.match(text)
         if failed:

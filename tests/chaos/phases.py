@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +68,8 @@ def workflow(name: str, **parameters: Any) -> Command:
     return ("executions", "start", name, "-b", DEPLOYMENT, "-p", json.dumps(parameters))
 
 
-def updated(shop: Shop, name: str) -> Command:
-    return workflow("update", blueprint=str(shop.home / f"blueprint/{name}.yaml"))
+def updated(shop: Shop, name: str, **how: Any) -> Command:
+    return workflow("update", blueprint=str(shop.blueprints[name]), **how)
 
 
 def scaled(delta: int) -> Command:
@@ -86,6 +87,9 @@ PHASES = {
         Phase("uninstall", "installed", "empty", lambda _shop: UNINSTALL, uninstall_again),
         Phase("update", "installed", "updated", lambda shop: updated(shop, "changed"), same,
               lambda shop: [updated(shop, "cluster")]),
+        Phase("update, with a restart", "installed", "larger",
+              lambda shop: updated(shop, "larger", allow_restart=True), same,
+              lambda shop: [updated(shop, "cluster", allow_restart=True)]),
         Phase("scale", "installed", "scaled", lambda _shop: scaled(1), same, lambda _shop: [scaled(-1)]),
         Phase("backup", "installed", "backed up", lambda _shop: operation(f"{BACKUP}.create", backup_point="one"), same,
               lambda _shop: [operation(f"{BACKUP}.delete", backup_point="one")]),
@@ -133,7 +137,11 @@ class Ground:
     def arrive(self, name: str) -> None:
         """The host is said to be in a world: hold it against what that looks like."""
         found = self.shop.world()
-        wrong = differences(self.known.setdefault(name, found), found)
+        known, deadline = self.known.setdefault(name, found), time.monotonic() + 20
+        # What was killed and what ends with it go a moment later.
+        while (wrong := differences(known, found)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            found = self.shop.world()
         if wrong:
             raise Failed(f"not as in an undisturbed run ({name}):\n" + "\n".join(wrong))
         self.at = name

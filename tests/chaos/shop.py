@@ -47,7 +47,7 @@ class Shop:
     home: Path
     image: Path
     machines: int
-    nursery: Any
+    nursery: Any = None
     runs: int = 0
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -72,8 +72,12 @@ class Shop:
         return look(self.home, DEPLOYMENT)
 
     @property
+    def blueprints(self) -> dict[str, Path]:
+        return {name: self.home / f"blueprint/{name}.yaml" for name in ("cluster", "changed", "larger")}
+
+    @property
     def install(self) -> tuple[object, ...]:
-        return ("install", self.home / "blueprint/cluster.yaml", "-b", DEPLOYMENT, "-i", self.home / "inputs.yaml")
+        return ("install", self.blueprints["cluster"], "-b", DEPLOYMENT, "-i", self.home / "inputs.yaml")
 
     @property
     def state(self) -> list[Path]:
@@ -82,16 +86,21 @@ class Shop:
         return [local / "blueprints" / DEPLOYMENT, local / "deployments" / DEPLOYMENT]
 
     def prepare(self) -> None:
-        """Write the blueprint, whose guests are not waited for, a changed one, and inputs."""
+        """Write the blueprint, whose guests are not waited for, two changed ones, and inputs.
+
+        What changes is declared in each of them: what a blueprint does not name any more, an update leaves as it is.
+        """
         document = yaml.safe_load((ROOT / "blueprints/cluster.yaml").read_text())
         machine = document["node_templates"]["machine"]["properties"]
-        machine["params"].update(wait_for_ip=False, shutdown_timeout_s=0)
+        machine["params"].update(wait_for_ip=False, shutdown_timeout_s=0, description="as it was", max_vcpu=1)
         machine["backup_dir"] = str(self.home / "backups")
         (self.home / "blueprint").mkdir(exist_ok=True)
-        (self.home / "blueprint/cluster.yaml").write_text(yaml.safe_dump(document))
-        machine["params"]["description"] = "changed"
+        self.blueprints["cluster"].write_text(yaml.safe_dump(document))
+        machine["params"]["max_vcpu"] = 2
+        self.blueprints["larger"].write_text(yaml.safe_dump(document))
+        machine["params"].update(description="changed", max_vcpu=1)
         document["node_templates"]["network"]["properties"]["params"]["autostart"] = False
-        (self.home / "blueprint/changed.yaml").write_text(yaml.safe_dump(document))
+        self.blueprints["changed"].write_text(yaml.safe_dump(document))
         given = {"image": str(self.image), "ssh_public_key": KEY, "ssh_user": "root", "memory": "32 MiB",
                  "machines": self.machines, "disk": "8 MiB", **self.values}  # fmt: skip
         (self.home / "inputs.yaml").write_text(yaml.safe_dump(given))
@@ -132,15 +141,16 @@ def open_shop(home: Path, machines: int = 2) -> Iterator[Shop]:
     environment = {**os.environ, "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "PYTHONWARNINGS": "ignore",
                    "CLOUDIFY_LIBVIRT_CACHE": str(home / "cache")}  # fmt: skip
     subprocess.run([ROOT / ".venv/bin/cfy-libvirt", "local-setup"], env=environment, check=True, capture_output=True)
+    shop = Shop(home, blank(home), machines)
+    shop.prepare()
     errors = (home / "nursery.log").open("w")
     with errors, subprocess.Popen(
-        [PYTHON, "-m", "tests.chaos.nursery"], cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=errors,
+        [PYTHON, "-m", "tests.chaos.nursery", *shop.blueprints.values()], cwd=ROOT, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
     ) as nursery:  # fmt: skip
         assert nursery.stdout is not None and nursery.stdin is not None
         assert nursery.stdout.readline() == "ready\n", (home / "nursery.log").read_text()
-        shop = Shop(home, blank(home), machines, nursery)
-        shop.prepare()
+        shop.nursery = nursery
         yield shop
         nursery.stdin.close()
 

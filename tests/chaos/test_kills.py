@@ -1,4 +1,7 @@
-"""cfy killed (kill -9) at its points of blueprints/cluster.yaml: the next run ends as if nothing had happened."""
+"""cfy killed (kill -9) at its points of blueprints/cluster.yaml: the next run ends as if nothing had happened.
+
+Some points of each phase; scripts/chaos tries all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 from tests.chaos.conftest import shown
 from tests.chaos.phases import Ground
 from tests.chaos.shop import open_shop
-from tests.chaos.trials import every, some, tour
+from tests.chaos.trials import some, tour
 
 # Phases that follow each other are killed in turn; and how many points of each the short run tries.
 TOURS = {
@@ -17,6 +20,7 @@ TOURS = {
     ("install, and installed anew",): 3,
     ("install, then uninstall",): 3,
     ("update",): 3,
+    ("update, with a restart",): 2,
     ("scale",): 3,
     ("backup",): 3,
     ("restore",): 2,
@@ -33,22 +37,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         ground.sweep()
 
 
-def run(ground: Ground, names: tuple[str, ...], most: int) -> None:
-    found = tour(ground, names, some(most) if most else every, print)
+@pytest.mark.parametrize(("names", "most"), TOURS.items(), ids=lambda value: str(value))
+def test_some_points(ground: Ground, names: tuple[str, ...], most: int) -> None:
+    found = tour(ground, names, some(most), print)
     ground.reach("empty")
     shown.update(found)
     for name, figures in found.items():
         assert figures.tried, f"{name} was never killed"
         assert not figures.failures, "\n\n".join(figures.failures)
         assert figures.survived == figures.tried
-
-
-@pytest.mark.parametrize(("names", "most"), TOURS.items(), ids=lambda value: str(value))
-def test_some_points(ground: Ground, names: tuple[str, ...], most: int) -> None:
-    run(ground, names, most)
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize("names", TOURS, ids=str)
-def test_every_point(ground: Ground, names: tuple[str, ...]) -> None:
-    run(ground, names, 0)

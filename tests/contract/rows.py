@@ -8,7 +8,9 @@ from __future__ import annotations
 
 NAMES, RESOLUTION, TEMPLATES = (f"test_{name}.py" for name in ("names", "resolution", "templates"))
 IMPORTS, PATTERNS = "test_imports.py", "test_patterns.py"
+FACETS = "test_facets.py"
 WORKFLOWS, LIVE = "../local/test_workflows.py", "../real/test_live.py"
+IMAGES, SOURCES = "../pure/test_image.py", "../pure/test_image_source.py"
 
 ROWS: dict[str, tuple[str, ...]] = {
     # 1. Names
@@ -32,6 +34,14 @@ ROWS: dict[str, tuple[str, ...]] = {
     "2 params as an input are free": (f"{NAMES}::test_params_of_an_input_are_free",),
     "2 units of memory": (f"{RESOLUTION}::test_a_maximum_of_memory_is_twice_what_is_asked_for",),
     "2 units of volumes": (f"{RESOLUTION}::test_what_is_recorded_of_each_kind",),
+    "2 domain_cpu": (f"{FACETS}::test_the_mode_of_the_processor",),
+    "2 pool path, capacity": (f"{FACETS}::test_the_packaged_pool",),
+    "2 zero_wipe, files_raw": ("test_defects_host.py::test_b11_zeros_and_raw_files_are_bytes",),
+    "2 full_dump": (
+        "test_snapshot_defects.py::test_a4_a_restore_checks_the_dump_before_it_touches_the_domain",
+        "../real/test_backup_beside.py::test_dump_has_them",
+    ),
+    "2 backup_dir": ("test_snapshot_defects.py::test_b24_two_deployments_do_not_collide",),
     "2 instance_uuid": (f"{RESOLUTION}::test_the_uuid_of_an_input_becomes_that_of_the_object",),
     "2 wait_for_ip": (f"{RESOLUTION}::test_wait_for_ip_that_no_merged_params_hold_is_false",),
     "2 iso9660 volume and pool": (f"{RESOLUTION}::test_the_iso_needs_its_volume_and_pool",),
@@ -67,6 +77,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     # 5. Runtime properties
     "5 domain": (f"{RESOLUTION}::test_what_a_started_domain_records",),
     "5 network, pool, volume": (f"{RESOLUTION}::test_what_is_recorded_of_each_kind",),
+    "5 capacity and allocation of a url": ("../real/test_classic.py::test_the_way_of_the_existing_plugin",),
+    "5 backups": ("test_snapshot_defects.py::test_b7_networks_and_pools_come_back",),
     # 6. Workflows
     "6 parameters": (f"{NAMES}::test_workflows_have_their_parameters_without_types",),
     "6 order, every kwarg, texts": (f"{WORKFLOWS}::test_the_six_in_their_order_with_their_parameters",),
@@ -103,6 +115,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "7 packaged domain": (f"{TEMPLATES}::test_the_packaged_domain_is_what_guests_see_today",),
     "7 snapshot template": ("test_snapshot_defects.py::test_user_templates_of_snapshots",),
     "7 packaged network": (f"{TEMPLATES}::test_the_packaged_network",),
+    "7 packaged pool and volume": (f"{FACETS}::test_the_packaged_pool", f"{FACETS}::test_the_packaged_volume"),
+    "7 connected_to, link and unlink": (
+        "test_defects.py::test_b18_link_and_unlink_write_to_the_machine_never_to_the_network",
+    ),
     "7 connected_to": (f"{NAMES}::test_the_relationship",),
     # 8. Patterns
     "8 plain connected_to, equal tap names, upper case MAC": (f"{PATTERNS}::test_the_patterns",),
@@ -114,6 +130,31 @@ ROWS: dict[str, tuple[str, ...]] = {
     "8 an external machine is resized": (f"{PATTERNS}::test_an_existing_machine_is_resized_by_its_start",),
     "8 scaling group": (f"{PATTERNS}::test_a_scaling_group_of_machines_with_their_disks",),
     "8 boot volume by url, seed image": ("../real/test_classic.py::test_the_way_of_the_existing_plugin",),
+}  # fmt: skip
+
+# What a defect's line names beside its main case, where a test elsewhere holds it.
+ALSO: dict[str, tuple[str, ...]] = {
+    "A3": ("../real/pools/test_devices.py::test_a_mount_point_that_was_there_stays",),
+    "B8": (f"{LIVE}::test_memory_shrinks_and_grows_in_the_guest_and_in_the_definition",),
+    "B10": ("../real/test_killed.py::test_install_killed_goes_on",),
+    "B13": ("../real/test_far_host.py::test_an_upload_that_is_cut_off",),
+    "B14": (
+        f"{SOURCES}::test_a_server_that_stalls_is_left_and_asked_again",
+        f"{SOURCES}::test_a_certificate_that_is_not_trusted_and_one_that_is",
+        f"{IMAGES}::test_a_cut_transfer_goes_on_where_it_stopped",
+        f"{IMAGES}::test_a_server_without_ranges_gives_no_duplicate_data",
+    ),
+    "B15": ("../real/test_networks.py::test_networks_are_persistent_and_start_with_the_host",),
+    "B17": (
+        "../real/test_networks.py::test_an_address_that_only_arp_knows",
+        "../driver/test_addresses.py::test_each_address_once_and_in_order_of_the_sources",
+        "../driver/test_addresses.py::test_macs_meet_in_one_form_and_foreign_ones_are_left_out",
+    ),
+    "C2": ("../driver/test_addresses.py::test_a_turn_without_an_address_ends_and_may_come_again",),
+    "C3": ("../driver/test_session.py::test_a_dead_connection_is_opened_anew",),
+    "C4": (f"{IMAGES}::test_ten_processes_make_one_download",),
+    "D2": ("../real/test_secrets.py::test_secrets_are_nowhere_but_where_they_must_be",),
+    "D5": ("test_snapshot_defects.py::test_b24_two_deployments_do_not_collide",),
 }  # fmt: skip
 
 DEFECTS = (

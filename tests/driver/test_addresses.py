@@ -118,17 +118,17 @@ def test_a_turn_without_an_address_ends_and_may_come_again(session: Session, dar
     domain = started(session, "one", "dark", MAC_1)
     assert readiness.turn(domain, {}, queued=idle, turn_s=0.2) is None
     enlighten(dark)
-    cards = readiness.turn(domain, {}, queued=idle, turn_s=5)
+    cards = readiness.turn(domain, {}, queued=idle, turn_s=60)
     assert cards is not None and first_address(cards).startswith("10.99.")  # the driver adds the domain's id
 
 
 def test_an_address_that_comes_during_the_turn_ends_it(session: Session, dark: Network, quick: None) -> None:
     domain = started(session, "one", "dark", MAC_1)
     timer = threading.Timer(0.3, enlighten, [dark])
-    timer.start()
     begin = time.monotonic()
-    assert readiness.turn(domain, {}, queued=idle, turn_s=30) is not None
-    assert time.monotonic() - begin < 10
+    timer.start()
+    assert readiness.turn(domain, {}, queued=idle, turn_s=120) is not None
+    assert time.monotonic() - begin < 60
     timer.join()
 
 
@@ -140,12 +140,12 @@ def test_a_turn_gives_way_to_a_guest_with_news(session: Session, dark: Network, 
     second = started(session, "second", "dark2", MAC_2)
     assert readiness.turn(second, {}, queued=idle, turn_s=0.1) is None
     timer = threading.Timer(0.3, enlighten, [other_network])
-    timer.start()
     begin = time.monotonic()
-    assert readiness.turn(first, {}, queued=lambda: 1, turn_s=30) is None
-    assert 0.2 < time.monotonic() - begin < 10
+    timer.start()
+    assert readiness.turn(first, {}, queued=lambda: 1, turn_s=120) is None
+    assert 0.2 < time.monotonic() - begin < 60
     timer.join()
-    assert readiness.turn(second, {}, queued=idle, turn_s=5) is not None
+    assert readiness.turn(second, {}, queued=idle, turn_s=60) is not None
     assert list(readiness._waiting) == [f"{session.uri} {first.uuid}"]
 
 
@@ -158,8 +158,8 @@ def test_a_turn_gives_way_to_other_work_but_not_to_the_others_that_wait(
     assert readiness.turn(second, {}, queued=lambda: 1, turn_s=0.5) is None, "one call waits: that of the first guest"
     assert time.monotonic() - begin >= 0.5
     begin = time.monotonic()
-    assert readiness.turn(second, {}, queued=lambda: 2, turn_s=30) is None
-    assert time.monotonic() - begin < 10
+    assert readiness.turn(second, {}, queued=lambda: 2, turn_s=120) is None
+    assert time.monotonic() - begin < 60
 
 
 def test_an_engine_that_does_not_show_its_queue(session: Session, dark: Network) -> None:
@@ -175,8 +175,8 @@ def test_a_crash_ends_the_wait_at_once_with_its_cause(
     timer.start()
     begin = time.monotonic()
     with pytest.raises(GuestFailed, match=r"cannot wait for an address of domain 'one'.*: it crashed") as caught:
-        readiness.turn(domain, {}, queued=idle, turn_s=30)
-    assert time.monotonic() - begin < 10
+        readiness.turn(domain, {}, queued=idle, turn_s=120)
+    assert time.monotonic() - begin < 60
     assert not caught.value.retryable
     assert not readiness._waiting
     timer.join()
@@ -189,8 +189,8 @@ def test_a_crash_of_another_guest_ends_the_turn_too(
     assert readiness.turn(second, {}, queued=idle, turn_s=0.1) is None
     crash(second, tmp_path)
     begin = time.monotonic()
-    assert readiness.turn(first, {}, queued=lambda: 1, turn_s=30) is None
-    assert time.monotonic() - begin < 10
+    assert readiness.turn(first, {}, queued=lambda: 1, turn_s=120) is None
+    assert time.monotonic() - begin < 60
     with pytest.raises(GuestFailed, match="domain 'second'"):
         readiness.turn(second, {}, queued=idle)
 
@@ -203,9 +203,9 @@ def test_a_second_card_may_come_a_little_later(
     domain = define(session, "two-cards", network="default", mac=MAC_1, extra=more)
     domain.start()
     begin = time.monotonic()
-    cards = readiness.turn(domain, {}, queued=idle, turn_s=10)
+    cards = readiness.turn(domain, {}, queued=idle, turn_s=120)
     assert cards is not None and [bool(c.addresses) for c in cards] == [True, False]
-    assert 0.5 < time.monotonic() - begin < 5
+    assert 0.5 < time.monotonic() - begin < 60
 
 
 def test_what_is_forgotten_is_no_news(session: Session, dark: Network, quick: None) -> None:

@@ -33,16 +33,16 @@ def test_a_check_that_hangs_is_left_behind(session: Session, monkeypatch: pytest
     release = threading.Event()
 
     def hang(_target: Target) -> Iterator[Finding]:
-        release.wait(30)
+        release.wait(120)
         yield room.room_left("x", 0, "/")
 
-    monkeypatch.setattr(table, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(table, "DEADLINE_S", 2)
     begin = time.monotonic()
     found = examined(monkeypatch, session, one_check(hang), one_check(lambda _target: iter(())), table.CHECKS[0])
     release.set()
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
     assert [(one.check, one.state) for one in found] == [("odd", "problem"), ("library", "ok")]
-    assert "no answer within 0.2 s" in found[0].found
+    assert "no answer within 2 s" in found[0].found
 
 
 def test_what_cannot_be_read_is_said(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

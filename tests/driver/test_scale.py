@@ -18,6 +18,7 @@ from cloudify_libvirt.core.host import networks
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.wait import wait_until
 from tests.driver.conftest import Node, define
+from tests.driver.test_session import until_events_end
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY = 10, 40
@@ -28,7 +29,7 @@ def measured(curve: str, count: int, home: Path) -> Phases:
     """Install, pause and uninstall that many in a process of their own, as the measurement does."""
     words = [sys.executable, "-W", "ignore", "-m", "bench.scale", "--sample", curve, str(count)]
     environment = {**os.environ, "XDG_STATE_HOME": str(home)}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found: Phases = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -51,6 +52,7 @@ def test_a_network_reads_no_other_network_that_has_not_changed(session: Session)
     nodes = [Node(name="net", index=i + 1, params={"name": f"net-{i}", "cidr": "auto"}) for i in range(12)]
     for node in nodes:
         node.run(network_tasks.create)
+    until_events_end(session)
     more = Node(name="net", index=20, params={"name": "one-more", "cidr": "auto", "cidr6": "auto"})
     with counted() as cost:
         more.run(network_tasks.validate)
@@ -75,7 +77,7 @@ def test_a_change_of_a_network_is_seen(session: Session) -> None:
     session.connection.networkDefineXML(again.replace("odd1", "odd2"))
     assert networks._known_of(session).complete
     found = wait_until(
-        lambda: "odd2" in host_networks.taken_bridges(session, nobody), timeout_s=10, signal=session.changed
+        lambda: "odd2" in host_networks.taken_bridges(session, nobody), timeout_s=120, signal=session.changed
     )
     assert found
     first.handle.undefine()

@@ -52,7 +52,7 @@ def test_many_threads_share_one_connection(session: Session) -> None:
 
 
 def test_a_host_that_does_not_answer_keeps_nobody_from_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("cloudify_libvirt.core.session.OPEN_TIMEOUT_S", 3.0)
+    monkeypatch.setattr("cloudify_libvirt.core.session.OPEN_TIMEOUT_S", 30.0)
     (tmp_path / "host.xml").write_text("<node/>")
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as thread:
         slow = thread.submit(connect, f"qemu+tcp://127.0.0.1:{silent.getsockname()[1]}/system")
@@ -158,12 +158,12 @@ def test_the_event_loop_runs_once() -> None:
 
 
 def test_an_event_wakes_who_waits(session: Session) -> None:
-    """With a poll of half a minute, only an event can end this wait in time."""
+    """With a poll of two minutes, only an event can end this wait in time."""
     domain = define(session, "woken")
     starter = threading.Timer(0.2, domain.handle.create)
     starter.start()
     seen = wait_until(
-        lambda: domain.state is State.RUNNING, timeout_s=20, signal=session.changed, poll_s=30
+        lambda: domain.state is State.RUNNING, timeout_s=60, signal=session.changed, poll_s=120
     )  # fmt: skip
     starter.join()
     assert seen is True
@@ -201,7 +201,7 @@ def test_a_domain_is_asked_again_after_a_change_alone(session: Session) -> None:
     assert asked == []
     domain.handle.create()
     assert wait_until(
-        lambda: dict(session.of_domains(state))["changing"] != first["changing"], timeout_s=10, signal=session.changed
+        lambda: dict(session.of_domains(state))["changing"] != first["changing"], timeout_s=120, signal=session.changed
     )
     assert set(asked) == {"changing"}
 

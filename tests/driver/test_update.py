@@ -72,4 +72,4 @@ def test_a_thousand_entries_take_a_moment() -> None:
     begin = time.process_time()
     found = list(entries(document(text.format(hosts.replace("10.1.2.7'", "10.1.9.7'"))), document(text.format(hosts))))
     assert [one.command for one in found] == ["delete", "add"]
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 10

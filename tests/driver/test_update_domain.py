@@ -111,9 +111,9 @@ def test_a_machine_without_definition_is_not_defined_below_its_snapshot(node: No
     snapshot(session, node)
     handle(session, node).create()
     handle(session, node).undefine()
-    with pytest.raises(NonRecoverableError, match=f"in {OVERLAY}, which no blueprint named; {BASE} is declared"):
-        node.run(domain_tasks.update)
-    assert not handle(session, node).isPersistent()
+    node.run(domain_tasks.update)
+    assert handle(session, node).isPersistent() and fields(node) == set()
+    assert disks(session, node, libvirt.VIR_DOMAIN_XML_INACTIVE) == {"vdb": (OVERLAY, "qcow2")}
     handle(session, node).destroy()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Script:
         return [str(SCRIPT), "--name", self.name, "--dir", str(self.directory), *arguments]
 
     def try_to(self, *arguments: str, **options: object) -> Done:
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=50, **options)  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload, no-any-return]
 
     def run(self, *arguments: str, **options: object) -> str:
         done = self.try_to(*arguments, **options)
@@ -96,13 +97,13 @@ def guest(lab: Script) -> Iterator[Script]:
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[Script]:
     """A lab that is not running."""
-    script = Script("other", tmp_path)
+    script = Script(f"other-{os.getpid()}", tmp_path)
     yield script
     script.run("down")
 
 
 def wait_dead(pid: int) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
         assert time.monotonic() < deadline, f"process {pid} does not end"
         time.sleep(0.01)
@@ -131,15 +132,17 @@ def test_starts_without_objects(other: Script) -> None:
 
 def test_up_again_changes_nothing(lab: Script) -> None:
     pid, started = lab.pid(), time.monotonic()
+    before = processes_of(lab, pid)
     lab.run("up")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
     assert lab.pid() == pid
+    assert set(processes_of(lab, pid)) <= set(before), "nothing was started"
 
 
 def test_two_ups_at_once_start_one_lab(other: Script) -> None:
     starts = [subprocess.Popen(other.command("up")) for _ in range(2)]
-    assert [start.wait(30) for start in starts] == [0, 0]
-    assert len(processes_of(other, other.pid(), named="_init")) == 2  # PID 1, and who waits for it
+    assert [start.wait(300) for start in starts] == [0, 0]
+    assert_one_lab(other)
 
 
 def test_lxc_answers(lab: Script) -> None:
@@ -163,12 +166,13 @@ def test_exec_keeps_directory_input_environment_and_exit_code(lab: Script, tmp_p
 
 
 def test_exec_ends_with_its_caller(lab: Script) -> None:
-    command = lab.command("exec", "sh", "-c", "echo on; exec sleep 60")
+    command = lab.command("exec", "sh", "-c", "echo on; exec sleep 600")
     with subprocess.Popen(command, stdout=subprocess.PIPE) as caller:
         assert caller.stdout is not None
         caller.stdout.readline()
         caller.kill()
-        assert caller.stdout.read() == b"", "the output closes when the command has ended"
+        # The output closes when the command has ended.
+        assert caller.communicate(timeout=120)[0] == b""
 
 
 def test_exec_enters_all_namespaces(lab: Script) -> None:
@@ -187,7 +191,9 @@ def test_host_of_its_own(lab: Script) -> None:
     assert "127.0.1.1" in lab.run("exec", "getent", "hosts", lab.name)
     assert lab.run("exec", "getent", "hosts", "localhost")
     assert lab.run("exec", "cat", str(forwarding)).strip() == "1"
-    assert lab.run("exec", "ls", "/sys/class/net").split()[0] == "lo"
+    links = set(lab.run("exec", "ls", "/sys/class/net").split())
+    cards = {link.name for link in Path("/sys/class/net").iterdir() if (link / "device").exists()}
+    assert "lo" in links and not links & cards
     assert lab.try_to("exec", "test", "-e", "/dev/kvm").returncode == 1
 
 
@@ -225,8 +231,18 @@ def cables(script: Script) -> list[str]:
     return [one for one in script.run("exec", "ls", "/sys/class/net").split() if one.startswith("lab-")]
 
 
-def knock(address: str) -> list[str]:
-    return ["timeout", "1", "bash", "-c", f"echo > /dev/tcp/{address}/9"]
+def knock(address: str, patience_s: int = 60) -> list[str]:
+    """Say what somebody says who listens there."""
+    return ["timeout", str(patience_s), "bash", "-c", f"head -1 < /dev/tcp/{address}/9"]
+
+
+LISTEN = """
+import socket
+with socket.create_server(("", 9)) as server:
+    print("listening", flush=True)
+    while True:
+        server.accept()[0].sendall(b"of the lab\\n")
+"""
 
 
 def test_linked_labs_reach_each_other_and_nobody_else(lab: Script) -> None:
@@ -236,13 +252,20 @@ def test_linked_labs_reach_each_other_and_nobody_else(lab: Script) -> None:
     mine, its = lab.run("link", "far").split()
     assert far.run("link", lab.name).split() == [its, mine], "the same cable, seen from there"
     assert len(cables(lab)) == len(cables(far)) == 1
-    assert machine() == before
+    assert_as_before(before)
     for one, address in ((lab, its), (far, mine)):
         # Nobody listens: who is reached says so.
         assert "refused" in one.try_to("exec", *knock(address)).stderr
-    assert "refused" not in subprocess.run(knock(its), capture_output=True, text=True).stderr
+    # With somebody who listens, what the machine's own firewalls and proxies answer does not count.
+    with subprocess.Popen(far.command("exec", sys.executable, "-c", LISTEN), stdout=subprocess.PIPE) as listener:
+        try:
+            assert listener.stdout is not None and listener.stdout.readline() == b"listening\n"
+            assert lab.run("exec", *knock(its)) == "of the lab\n"
+            assert b"of the lab" not in subprocess.run(knock(its, 2), capture_output=True).stdout
+        finally:
+            listener.kill()
     far.run("down", "--purge")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while cables(lab):
         assert time.monotonic() < deadline, "the cable stays"
         time.sleep(0.05)
@@ -264,14 +287,15 @@ def test_disk_belongs_to_qemu_while_it_runs(guest: Script) -> None:
 @pytest.mark.parametrize("options", [[], ["--paused"]], ids=["running", "paused"])
 def test_destroyed_guest_is_reaped_at_once(guest: Script, options: list[str]) -> None:
     guest.virsh("start", "guest", *options)
+    # libvirt waits 15 s for a process that nobody reaps, and then says that it could not end it.
     started = time.monotonic()
     guest.virsh("destroy", "guest")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 def test_console_of_a_guest_is_logged(guest: Script) -> None:
     guest.virsh("start", "guest")
-    log, deadline = guest.home / "log" / "qemu" / "guest-serial.log", time.monotonic() + 20
+    log, deadline = guest.home / "log" / "qemu" / "guest-serial.log", time.monotonic() + 180
     while not log.exists() or b"hello" not in log.read_bytes():
         assert time.monotonic() < deadline, "virtlogd has logged nothing"
         time.sleep(0.1)
@@ -291,7 +315,7 @@ def test_domain_survives_power_cycle_and_stops_running(guest: Script) -> None:
 def test_exec_in_a_stopped_lab_says_so(other: Script) -> None:
     done = other.try_to("exec", "true")
     assert done.returncode == NOT_RUNNING
-    assert "cannot run true in lab other: it is not running; run `up`" in done.stderr
+    assert f"cannot run true in lab {other.name}: it is not running; run `up`" in done.stderr
 
 
 def test_up_after_a_killed_pid_1(guest: Script) -> None:
@@ -311,13 +335,14 @@ def test_up_after_a_killed_up(other: Script, delay_s: float) -> None:
         time.sleep(delay_s)
         first.kill()
     other.run("up")
-    assert len(processes_of(other, other.pid(), named="_init")) == 2  # PID 1, and who waits for it
+    assert_one_lab(other)
 
 
 def test_up_starts_a_killed_libvirtd_and_guests_live_on(guest: Script) -> None:
     guest.virsh("start", "guest", "--paused")
     pid = guest.pid()
-    guest.run("exec", "sh", "-c", "kill -9 $(cat /run/libvirt/libvirtd.pid)")
+    kill = "pid=$(cat /run/libvirt/libvirtd.pid); kill -9 $pid; while kill -0 $pid; do sleep 0.05; done"
+    guest.run("exec", "sh", "-c", kill)
     assert guest.try_to("status").returncode == NOT_RUNNING
     assert guest.facts()["state"] == "libvirtd does not answer"
     guest.run("up")
@@ -333,7 +358,7 @@ def test_failed_start_shows_why_and_leaves_nothing(other: Script) -> None:
         settings.write("max_clients = many\n")
     done = other.try_to("up")
     assert done.returncode == 1
-    assert "cannot start lab other: libvirtd ended with exit code" in done.stderr
+    assert f"cannot start lab {other.name}: libvirtd ended with exit code" in done.stderr
     assert "libvirtd.conf" in done.stderr, "the reason from the log"
     assert f"mend {other.home}/etc" in done.stderr
     assert other.facts()["state"] == "stopped"
@@ -355,6 +380,22 @@ def machine() -> list[set[str]]:
     links = {line.split()[0] for line in output("ip", "-br", "link")}
     mounts = set(Path("/proc/self/mountinfo").read_text().splitlines())
     return [mounts, links, output("ip", "netns", "list"), set(os.listdir("/run"))]  # noqa: PTH208
+
+
+def assert_as_before(before: list[set[str]]) -> None:
+    """Of what came since, nothing may stay; what others of the machine had and gave up is their affair."""
+    deadline = time.monotonic() + 30
+    while any(added := [now - then for now, then in zip(machine(), before, strict=True)]):
+        assert time.monotonic() < deadline, added
+        time.sleep(0.1)
+
+
+def assert_one_lab(script: Script) -> None:
+    """One PID 1, and who waits for it; those of an attempt that was killed may be about to end."""
+    deadline = time.monotonic() + 30
+    while len(found := processes_of(script, script.pid(), named="_init")) != 2:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
 
 
 def in_namespace(process: Path, namespace: str) -> bool:
@@ -395,7 +436,7 @@ def test_down_leaves_nothing_but_its_directory(other: Script) -> None:
     assert len(processes_of(other, pid)) >= 6, "PID 1, three daemons, dnsmasq, QEMU"
     assert cgroups_of(other) != []
     other.run("down")
-    assert machine() == before
+    assert_as_before(before)
     assert cgroups_of(other) == []
     left = [number for number in pids() if belongs(other, Path(f"/proc/{number}"), namespace, "")]
     assert left == []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree", "shutil.copytree")
@@ -21,12 +22,14 @@ class Fuse:
 
     def __init__(self, count: int) -> None:
         self.limit, self.seen = count, 0
+        self.lock = threading.RLock()
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if event in EVENTS and self.counts(args):
-            self.seen += 1
-            if self.seen == self.limit:
-                os.kill(os.getpid(), signal.SIGKILL)
+            with self.lock:
+                self.seen += 1
+                if self.seen == self.limit:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     @staticmethod
     def counts(args: tuple[Any, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cloudify_libvirt import busy
 from tests.local.test_local_setup import CFY
 from tests.local.things import Things
@@ -18,6 +21,13 @@ from tests.local.things import Things
 NODES: dict[str, Any] = {"net": {"type": "thing"}}
 
 
+HOLD = """
+import sys
+from cloudify_libvirt import busy
+busy.claim(sys.argv[1], "one", "workflow x")
+print("held", flush=True)
+sys.stdin.readline()
+"""
 LOOK = """
 import sys
 from cloudify_libvirt import busy
@@ -29,7 +39,7 @@ while True:
 
 def begun(things: Things) -> None:
     """Wait until the process beside stands in its operation."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (things.path / "waiting").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -46,7 +56,7 @@ def refused(things: Things, *command: object, by: int, what: str) -> None:
     done = things.home.run(CFY, *command)
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
-    user = re.escape(os.environ.get("USER") or os.environ.get("LOGNAME") or "root")
+    user = re.escape(getpass.getuser())
     found = re.search(rf"deployment dep is busy: {what}, pid (\d+), since \d\d:\d\d:\d\d, user {user}", said)
     assert found and int(found[1]) == by, said
     after = {path: path.read_bytes() for path in things.directory.parents[1].rglob("*") if path.is_file()}
@@ -72,7 +82,7 @@ def test_the_second_is_refused(things: Things) -> None:
         assert busy.holder(str(things.directory.parents[1]), "dep").startswith("workflow install, pid")
         go_on(things)
         things.home.cfy("install", blueprint, "-b", "other")
-        assert first.wait(60) == 0
+        assert first.wait(300) == 0
     assert busy.holder(str(things.directory.parents[1]), "dep") == ""
     things.start("update")
     things.home.cfy("install", blueprint, "-b", "dep")
@@ -105,6 +115,17 @@ def test_claims(tmp_path: Any) -> None:
     assert busy.holder(home, "one") == "" and busy.holder(home, "two")
     busy.release(home, "two")
     assert not list((tmp_path / "busy").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a namespace needs root")
+def test_a_number_of_another_namespace_is_said_to_be_one(tmp_path: Path) -> None:
+    """Whoever ends the process of that number must not end another one."""
+    words = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holds:
+        assert holds.stdout and holds.stdout.readline() == b"held\n"
+        assert busy.holder(str(tmp_path), "one").startswith("workflow x, pid 1 (as its container counts), since ")
+        holds.communicate(b"\n", timeout=60)
+    assert busy.holder(str(tmp_path), "one") == ""
 
 
 def test_who_looks_takes_nothing(tmp_path: Path) -> None:

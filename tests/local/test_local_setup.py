@@ -82,7 +82,7 @@ class Home:
             cwd=self.path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
 
     def cfy_libvirt(self, *arguments):
@@ -312,7 +312,7 @@ def test_an_installed_wheel_finds_its_files(tmp_path):
     for name in ("cloudify_libvirt", "templates", "types"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=120)
+    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=600)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
     said = home.cfy_libvirt("local-setup").stdout

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from cloudify_libvirt.planning import making
+from cloudify_libvirt.planning import going
 from cloudify_libvirt.planning.compare import ABSENT, Change, compare, differences, merged_inputs
 from cloudify_libvirt.planning.hiding import SECRET, is_secret, public_xml, shown
 from cloudify_libvirt.planning.model import Action, Entry
 from cloudify_libvirt.planning.reading import given
 from cloudify_libvirt.planning.world import World
-from tests.local.test_local_setup import Home
+from tests.local.test_local_setup import CFY, Home
+from tests.local.things import Things, linked, scalable
 
 NOTHING, FAILED, CHANGES = 0, 1, 2
 URI = "test:///default"
@@ -81,7 +82,7 @@ def test_what_will_be_made(plan: Planner) -> None:
         "root": {"type": "cloudify.nodes.Root"},
     }  # fmt: skip
     found = plan("--xml", code=CHANGES, **nodes)
-    assert found["summary"] == {"create": 7, "change": 0, "replace": 0, "delete": 0, "keep": 0, "use": 0}
+    assert found["summary"] == {"create": 7, "change": 0, "replace": 0, "delete": 0, "keep": 0, "use": 0, "problems": 0}
     (net,), (data,), (medium,), (root,) = (of(found, name) for name in ("net", "data", "medium", "root"))
     assert net["facts"]["cidr"] == "10.9.0.0/24" and net["facts"]["bridge"] in net["xml"]
     assert data["facts"] == {"pool": "store", "size": 2 << 30, "format": "qcow2", "path": "/srv/store/data.qcow2",
@@ -277,6 +278,73 @@ def test_an_installed_deployment(plan: Planner) -> None:
     assert (again["installed"], again["summary"]["create"]) == (False, 2), "nothing is left, its inputs neither"
 
 
+def planned(things: Things, code: int, nodes: dict[str, Any]) -> dict[str, Any]:
+    """What is planned for a deployment of things."""
+    done = things.home.cfy_libvirt("plan", things.blueprint(nodes), "-b", things.name, "--json")
+    assert done.returncode == code, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("delta", "at"), [(1, "create 1"), (-1, "delete 1")])
+def test_a_scale_that_did_not_end_is_said_as_the_update_says_it(things: Things, delta: int, at: str) -> None:
+    nodes = {"net": {"type": "thing"}, "vm": {"type": "thing", **scalable(2), **linked("net")}}
+    things.install(nodes)
+    assert planned(things, NOTHING, nodes)["summary"]["keep"] == 3
+    scale = {"scalable_entity_name": "vm", "delta": delta}
+    things.start_killed("scale", at, **scale)
+    found = planned(things, FAILED, nodes)
+    (problem,) = found["problems"]
+    assert f"a scale of vm by {delta} was begun and did not end" in problem and found["summary"]["problems"] == 1
+    (half,) = (one for one in found["instances"] if one["action"] == "create")
+    assert half["node"] == "vm" and "half made, or half removed (state" in half["notes"][0]
+    assert "by a scale that did not end" in half["notes"][1]
+    said = things.start("update", 1)
+    assert problem in said, "in the same words"
+    things.start("scale", **scale)
+    assert planned(things, NOTHING, nodes)["summary"]["keep"] == 3 + delta
+
+
+def test_an_install_that_was_killed_goes_on_with_an_update(things: Things) -> None:
+    nodes = {"net": {"type": "thing"}, "vm": {"type": "thing", **linked("net")}}
+    things.home.environment["KILL_AT"] = "create 2"
+    things.home.run(CFY, "install", things.blueprint(nodes), "-b", things.name)
+    del things.home.environment["KILL_AT"]
+    found = planned(things, CHANGES, nodes)
+    (net,), (vm,) = of(found, "net"), of(found, "vm")
+    assert (net["action"], vm["action"]) == ("keep", "create") and "an update installs it from there on" in vm["notes"][
+        0
+    ]
+    things.start("update")
+    assert planned(things, NOTHING, nodes)["summary"]["keep"] == 2
+    things.whole()
+
+
+def test_names_are_those_of_each_instance(plan: Planner) -> None:
+    """The domains of the test driver are gone with the process that made them: that is to be healed, and said."""
+
+    def nodes(name: str) -> dict[str, Any]:
+        return {"vm": scaled(ours("domain", name=name, memory="64 MiB", wait_for_ip=False), 2)}
+
+    plan.home.cfy_libvirt("local-setup")
+    plan.home.cfy("install", plan.home.blueprint(*IMPORTS, nodes=nodes("vm-{{ number }}")), "-b", "planned")
+    found = plan(code=FAILED, **nodes("web-{{ number }}"))
+    lines = [line for one in of(found, "vm") for line in one["changes"]]
+    assert {line["how"] for line in lines} == {"refused"} and found["summary"]["problems"] == len(lines) == 4
+    assert [(line["old"], line["new"]) for line in lines if line["field"] == "name"] == [
+        ("vm-1", "web-1"), ("vm-2", "web-2"),
+    ]  # fmt: skip
+    assert "heal" in lines[0]["note"]
+    code, said, _ = plan.run(plan.home.path / "blueprints/blueprint.yaml", "-b", "planned")
+    assert (
+        code == FAILED
+        and "[refused: it is gone; heal it first" in said
+        and said.splitlines()[-1].endswith("4 problems")
+    )
+    updated = plan.home.run(CFY, "executions", "start", "update", "-b", "planned")
+    assert updated.returncode == FAILED and "heal" in updated.stdout + updated.stderr
+
+
 def test_inputs_as_cfy_takes_them(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("x: 1\ny: [2]\n")
     (tmp_path / "b.yaml").write_text("x: 3\n")
@@ -327,9 +395,9 @@ def test_what_was_scaled_stays_so_unless_the_blueprint_says_another_number() -> 
 def test_subnets_that_two_networks_would_choose_are_not_promised() -> None:
     facts = {"cidr": "10.1.0.0/24", "bridge": "b"}
     entries = [Entry(Action.CREATE, name, "t", kind="network", facts=dict(facts), xml="<network/>") for name in "ab"]
-    making._doubt_subnets(World(subnets=[(URI, "10.1.0.0/24")]), entries)
+    going.doubt(World(subnets=[(URI, "10.1.0.0/24")]), entries, [])
     assert entries[0].facts["cidr"] == "10.1.0.0/24"
-    making._doubt_subnets(World(subnets=[(URI, "10.1.0.0/24")] * 2), entries)
+    going.doubt(World(subnets=[(URI, "10.1.0.0/24")] * 2), entries, [])
     assert [(one.facts["cidr"], one.xml, one.facts["bridge"]) for one in entries] == [(None, None, "b")] * 2
 
 

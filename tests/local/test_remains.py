@@ -48,6 +48,19 @@ def test_half_a_blueprint_is_none(storage: Any, blueprint: str, tmp_path: Path, 
     assert len(storage.get_node_instances("dep")) == 1
 
 
+def test_an_instance_names_none_that_is_not_there(storage: Any, blueprint: str, tmp_path: Path) -> None:
+    """A kill while their files were written, one by one: ``uninstall`` would stumble over the missing ones."""
+    kind = "cloudify.relationships.connected_to"
+    two = {"one": {"type": "thing"}, "two": {"type": "thing", "relationships": [{"type": kind, "target": "one"}]}}
+    kinds = {kind: {"properties": {"connection_type": {"default": "all_to_all"}}}}
+    Path(blueprint).write_text(yaml.safe_dump({**BLUEPRINT, "relationships": kinds, "node_templates": two}))
+    local.init_env(blueprint, "dep", storage=storage)
+    (link,) = storage.get_node_instances("dep", node_id="two")[0]["relationships"]
+    assert [len(one["relationships"]) for one in storage.get_node_instances("dep")].count(1) == 1, "whole, it is kept"
+    (tmp_path / f"home/deployments/dep/node-instances/{link['target_id']}.json").unlink()
+    assert [one["relationships"] for one in storage.get_node_instances("dep")] == [[]]
+
+
 def test_half_a_deployment_is_none(storage: Any, blueprint: str, tmp_path: Path) -> None:
     local.init_env(blueprint, "dep", storage=storage)
     file = tmp_path / "home/deployments/dep/deployment.json"

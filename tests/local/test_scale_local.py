@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.local.things import Things, linked, scalable
 
+UNTIL = Path(__file__).resolve().parents[1] / "real/cfy_until.py"
 OUTPUTS = {"outputs": {"numbers": {"value": {"get_attributes_list": ["vm", "index"]}}}}
 GROUPS = {
     "groups": {"pair": {"members": ["left", "right"]}},
@@ -162,6 +166,24 @@ def test_a_killed_scale_in_goes_on(things: Things, at: str) -> None:
     things.start_killed("scale", at, scalable_entity_name="vm", delta=-1)
     things.start("scale", scalable_entity_name="vm", delta=-1)
     assert things.of("vm") == vms[:2] and len(things.of("disk")) == 4
+    things.whole()
+
+
+@pytest.mark.parametrize(("delta", "left"), [(1, 3), (-1, 1)])
+def test_a_scale_that_was_killed_when_it_had_ended_is_not_done_twice(things: Things, delta: int, left: int) -> None:
+    things.install(machines())
+    file = things.parameters(scalable_entity_name="vm", delta=delta)
+    killed = things.home.run(
+        sys.executable, UNTIL, 1, "instances now", "executions", "start", "scale", "-b", things.name, "-p", file
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert len(things.of("vm")) == left
+    said = things.start("scale", scalable_entity_name="vm", delta=delta)
+    assert len(things.of("vm")) == left, said
+    assert "nothing is left to do" in said and things.called() == []
+    # Who asks once more, asks for more.
+    things.start("scale", scalable_entity_name="vm", delta=delta)
+    assert len(things.of("vm")) == left + delta
     things.whole()
 
 

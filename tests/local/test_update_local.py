@@ -297,10 +297,18 @@ def test_killed_between_two_writes(things: Things, tmp_path_factory: pytest.Temp
     assert whole.returncode == 0, whole.stdout + whole.stderr
     changes = int(whole.stdout.split("changes: ")[1].split()[0])
     assert changes > 10
+    killed = 0
     for count in range(1, changes + 1, step):
-        assert run(count).returncode == -9, count
+        done = run(count)
+        if done.returncode == 0:
+            # The engine's threads may write once less than before.
+            assert int(done.stdout.split("changes: ")[1].split()[0]) < count <= changes, done.stdout
+            continue
+        assert done.returncode == -9, count
+        killed += 1
         things.home.cfy(*command)
         assert things.of("vm")[:2] == vms
         assert {node: len(things.of(node)) for node in ("vm", "come", "gone")} == {"vm": 3, "come": 1, "gone": 0}, count
         assert {things.things[vm]["color"] for vm in things.of("vm")} == {"blue"}
         things.whole()
+    assert killed >= changes // step - 1, "nearly all were reached"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,29 @@ IMPORTS = ["cloudify/types/types.yaml", "plugin:cloudify-libvirt-plugin"]
 OPERATIONS = '''
 """Each call is one line of calls.jsonl; a node whose property `fails` names the operation fails in it."""
 import json, os, time
+from pathlib import Path
 from cloudify import ctx
 from cloudify.decorators import operation
 from cloudify.exceptions import NonRecoverableError, OperationRetry, RecoverableError
+
+def together(name, instance, number):
+    """Wait until so many instances are in this operation; tell whether they came."""
+    (meeting := Path(os.environ["CALLS"]).parent / f"in {name}").mkdir(exist_ok=True)
+    (meeting / instance).touch()
+    deadline = time.monotonic() + 60
+    while number and len(list(meeting.iterdir())) < number and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(list(meeting.iterdir()))
 
 @operation
 def call(**kwargs):
     kwargs.pop("ctx", None)
     name = ctx.operation.name.split("interfaces.", 1)[1]
-    begin = time.time()
     failure = ctx.node.properties["fails"].get(name)
-    time.sleep(ctx.node.properties["takes_s"])
+    met = together(name, ctx.instance.id, ctx.node.properties["together"].get(name, 0))
     tries = ctx.instance.runtime_properties.get(name, 0) + 1
     ctx.instance.runtime_properties[name] = tries
-    said = {"instance": ctx.instance.id, "node": ctx.node.id, "operation": name, "begin": begin, "end": time.time(),
+    said = {"instance": ctx.instance.id, "node": ctx.node.id, "operation": name, "met": met,
             "kwargs": {key: value for key, value in kwargs.items() if not key.startswith("__")}, "failed": failure}
     with open(os.environ["CALLS"], "a") as file:
         file.write(json.dumps(said) + "\\n")
@@ -48,7 +58,7 @@ NAMES = {
     "cloudify.interfaces.statistics": ("perfomance",),
 }
 TYPE = {
-    "properties": {"fails": {"default": {}}, "takes_s": {"default": 0}, "skip_actions": {"default": []}},
+    "properties": {"fails": {"default": {}}, "together": {"default": {}}, "skip_actions": {"default": []}},
     "interfaces": {
         interface: dict.fromkeys(names, "recorder.recorder_operations.call") for interface, names in NAMES.items()
     },
@@ -151,8 +161,10 @@ def test_the_six_in_their_order_with_their_parameters(deployment: Deployment) ->
             "snapshot_name": "one", "snapshot_incremental": False, "snapshot_type": "irregular", "snapshot_rotation": 1,
             "include_instances": [], "include_node_types": [], "exclude_node_types": [], "extra": "mine",
         }  # fmt: skip
+    begin = time.time()
     deployment.run("backup")
-    assert {str(call["kwargs"]["snapshot_name"])[:9] for call in deployment.calls} == {"backup-17"}  # type: ignore[index]
+    (name,) = {str(call["kwargs"]["snapshot_name"]) for call in deployment.calls}  # type: ignore[index]
+    assert int(begin) <= float(name.removeprefix("backup-")) <= time.time() + 1, "named by the time"
 
     deployment.run("restore", "snapshot_name=one")
     applied = [node for _, node in deployment.order("snapshot.apply")]
@@ -187,10 +199,10 @@ def test_filters_and_skipped_actions(deployment: Deployment) -> None:
 
 
 def test_instances_run_at_the_same_time(deployment: Deployment) -> None:
-    deployment.install("parallel", **{name: {"takes_s": 0.8} for name in EVERYBODY})
+    deployment.install("parallel", **{name: {"together": {"snapshot.create": len(EVERYBODY)}} for name in EVERYBODY})
     deployment.run("backup", "snapshot_name=one")
     calls = [call for call in deployment.calls if call["operation"] == "snapshot.create"]
-    assert max(float(str(call["begin"])) for call in calls) < min(float(str(call["end"])) for call in calls)
+    assert [call["met"] for call in calls] == [len(EVERYBODY)] * len(EVERYBODY), "one waited for another's end"
 
 
 def test_a_backup_that_fails_on_one_is_on_none(deployment: Deployment) -> None:

@@ -15,13 +15,15 @@ from tests.local.test_local_setup import CFY, Home
 IMPORTS = ["cloudify/types/types.yaml"]
 OPERATIONS = '''
 """A thing is the file things/INSTANCE with its node's properties; each call is one line of calls.jsonl."""
-import json, os, signal, time
+import json, os, signal, threading, time
 from pathlib import Path
 from cloudify import ctx
 from cloudify.decorators import operation
 from cloudify.exceptions import NonRecoverableError, OperationRetry
 
 HOME = Path(os.environ["THINGS"])
+# The engine runs operations in several threads.
+ONE_AT_A_TIME = threading.Lock()
 
 def done(kwargs, name=None):
     """Note the call; wait, or end the process, where the test wants it."""
@@ -31,11 +33,12 @@ def done(kwargs, name=None):
     target = ctx.target.instance.id if ctx.type == "relationship-instance" else None
     inputs = {key: value for key, value in kwargs.items() if not key.startswith("__") and key != "ctx"}
     said = {"operation": name, "instance": instance.id, "node": node.id, "target": target, "inputs": inputs}
-    with open(HOME / "calls.jsonl", "a") as file:
-        file.write(json.dumps(said) + "\\n")
-    calls = [json.loads(line) for line in (HOME / "calls.jsonl").read_text().splitlines()]
-    if os.environ.get("KILL_AT") == f"{name} {len([one for one in calls if one['operation'] == name])}":
-        os.kill(os.getpid(), signal.SIGKILL)
+    with ONE_AT_A_TIME:
+        with open(HOME / "calls.jsonl", "a") as file:
+            file.write(json.dumps(said) + "\\n")
+        calls = [json.loads(line) for line in (HOME / "calls.jsonl").read_text().splitlines()]
+        if os.environ.get("KILL_AT") == f"{name} {len([one for one in calls if one['operation'] == name])}":
+            os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("WAIT_AT") == name:
         (HOME / "waiting").touch()
         while not (HOME / "go on").exists():
@@ -51,13 +54,14 @@ def declared():
 
 @operation
 def create(**kwargs):
-    number = ctx.instance.runtime_properties.get("index")
-    if number is None:
-        taken = {json.loads(path.read_text())["index"] for path in (HOME / "things").iterdir()
-                 if path.name.rsplit("_", 1)[0] == ctx.node.id}
-        number = min(set(range(len(taken) + 1)) - taken)
-    ctx.instance.runtime_properties["index"] = number
-    thing().write_text(json.dumps({"index": number, **declared()}))
+    with ONE_AT_A_TIME:
+        number = ctx.instance.runtime_properties.get("index")
+        if number is None:
+            taken = {json.loads(path.read_text())["index"] for path in (HOME / "things").iterdir()
+                     if path.name.rsplit("_", 1)[0] == ctx.node.id}
+            number = min(set(range(len(taken) + 1)) - taken)
+        ctx.instance.runtime_properties["index"] = number
+        thing().write_text(json.dumps({"index": number, **declared()}))
     done(kwargs)
 
 @operation
@@ -66,7 +70,8 @@ def start(**kwargs):
 
 @operation
 def delete(**kwargs):
-    thing().unlink(missing_ok=True)
+    with ONE_AT_A_TIME:
+        thing().unlink(missing_ok=True)
     done(kwargs)
 
 @operation
@@ -78,7 +83,8 @@ def check_drift(**kwargs):
 
 @operation
 def update(**kwargs):
-    thing().write_text(json.dumps({**json.loads(thing().read_text()), **declared()}))
+    with ONE_AT_A_TIME:
+        thing().write_text(json.dumps({**json.loads(thing().read_text()), **declared()}))
     done(kwargs)
 
 @operation

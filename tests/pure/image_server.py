@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
             self.wfile.flush()
             behaviour.sent += len(body)
-            behaviour.stalled.wait(20)
+            behaviour.stalled.wait(120)
             return
         self.body(body[:cut], chunked=behaviour.chunked, whole=cut is None)
 

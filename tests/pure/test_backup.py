@@ -8,19 +8,21 @@ from contextlib import suppress
 from dataclasses import asdict
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from cloudify_libvirt.core.backup import chain, manifest, names
+from cloudify_libvirt.core.backup import chain, manifest, names, seeds
 from cloudify_libvirt.core.backup.chain import Keep
-from cloudify_libvirt.core.backup.definition import RestoredDisk, another
+from cloudify_libvirt.core.backup.definition import RestoredDisk, another, macs
 from cloudify_libvirt.core.backup.job import DiskJob
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.manifest import DiskEntry, Manifest
 from cloudify_libvirt.core.backup.store import DirectoryStore
 from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.errors import BackupBroken, Busy, CoreError, InUse, InvalidSpec, Missing, Unsupported
+from cloudify_libvirt.core.media import build_iso
 from cloudify_libvirt.core.spec.backup import BackupSpec, parse_backup
 
 UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
@@ -206,6 +208,47 @@ def test_a_new_domain_shares_nothing_with_the_old_one():
     assert root.find("devices/interface/mac").get("address") != "52:54:00:00:00:01"
     for gone in ("metadata", "os/nvram", "devices/interface/target", "devices/serial/log"):
         assert root.find(gone) is None, gone
+
+
+def test_a_copy_has_a_seed_of_its_own():
+    addresses = macs(DOMAIN, "u-2")
+    (mac,) = addresses.values()
+    network = b"ethernets: {a: {match: {macaddress: '52:54:00:00:00:01'}, set-name: b}}"
+    files = {
+        "meta-data": b"{instance-id: old, local-hostname: vm}",
+        "user-data": b"#cloud-config\nhostname: vm\nx: hostname: vm",
+        "network-config": network,
+    }
+    own = seeds.another(build_iso(files), "copy", "u-2", addresses)
+    assert seeds.is_seed(own)
+    found = dict(seeds._files(own))
+    assert found.pop("network-config") == network.replace(b"52:54:00:00:00:01", mac.encode())
+    assert yaml.safe_load(found.pop("meta-data")) == {"instance-id": "u-2", "local-hostname": "copy"}
+    assert found == {"user-data": b"#cloud-config\nhostname: copy\nx: hostname: vm"}
+    unnamed = dict(seeds._files(seeds.another(build_iso(files), "a copy", "u-2", {})))
+    assert unnamed["user-data"] == files["user-data"] and b"local-hostname: vm" in unnamed["meta-data"]
+    medium = {"sda": RestoredDisk("/own.iso", "raw")}
+    xml, lacking = another(DOMAIN, "new", "u-2", {"vda": RestoredDisk("/new", "qcow2"), **medium})
+    assert lacking == ["disk vdb"] and "/seed.iso" not in xml
+    assert etree.fromstring(xml).find("devices/disk[@device='cdrom']/source").get("file") == "/own.iso"
+
+
+@pytest.mark.parametrize(
+    "files", [{"user-data": b""}, {"meta-data": b"- a list"}, {"meta-data": b"a: ["}, {"meta-data": b"\xff\x00"}]
+)
+def test_an_odd_seed_is_kept_or_completed(files):
+    data = build_iso(files)
+    own = seeds.another(data, "copy", "u-2", {})
+    if "meta-data" in files:
+        assert own == data
+    else:
+        assert yaml.safe_load(dict(seeds._files(own))["meta-data"]) == {"instance-id": "u-2"}
+
+
+def test_other_media_are_no_seeds():
+    assert not seeds.is_seed(build_iso({"a": b""}, vol_ident="installer"))
+    assert not seeds.is_seed(b"") and not seeds.is_seed(bytes(1 << 16))
+    assert seeds.another(b"nothing" * 10000, "copy", "u-2", {}) == b"nothing" * 10000
 
 
 @pytest.mark.parametrize("since", ["", "cfy-1-p1"])

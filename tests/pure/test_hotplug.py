@@ -81,6 +81,6 @@ def test_sizes_of_a_definition(inner: str, expected: Size) -> None:
 
 
 def test_what_is_pending_is_said_in_units() -> None:
-    assert str(Pending("memory_kib", 2048, 1024, "why")) == "memory of 2 MiB (now 1 MiB): why"
-    assert str(Pending("max_memory_kib", 2048, 1024, "why")) == "a maximum of memory of 2 MiB (now 1 MiB): why"
-    assert str(Pending("vcpus", 2, 1, "why")) == "2 vCPUs (now 1): why"
+    assert str(Pending("memory", 2048, 1024, "why")) == "memory of 2 MiB (now 1 MiB): why"
+    assert str(Pending("max_memory", 2048, 1024, "why")) == "a maximum of memory of 2 MiB (now 1 MiB): why"
+    assert str(Pending("vcpu", 2, 1, "why")) == "2 vCPUs (now 1): why"

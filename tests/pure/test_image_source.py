@@ -209,8 +209,8 @@ def test_without_a_checksum_the_copy_is_offered_and_used_only_if_allowed(
 # --- transfers that break ----------------------------------------------------------------------------
 
 
-def test_cuts_at_any_place_any_number_of_times(server: Server, cache: ImageCache) -> None:
-    seed = time.time_ns()
+@pytest.mark.parametrize("seed", range(3))
+def test_cuts_at_any_place_any_number_of_times(server: Server, cache: ImageCache, seed: int) -> None:
     chance = random.Random(seed)
     server.behaviour.cut_at = [chance.randrange(1, 300_000) for _ in range(8)]
     server.behaviour.chunked = chance.random() < 0.5
@@ -223,7 +223,7 @@ def test_cuts_at_any_place_any_number_of_times(server: Server, cache: ImageCache
 def test_a_server_that_stalls_is_left_and_asked_again(
     server: Server, cache: ImageCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "_TIMEOUTS_S", (1.0, 0.3))
+    monkeypatch.setattr(web, "_TIMEOUTS_S", (10.0, 2.0))
     server.behaviour.stall_at = 1 << 20
     assert cache.fetch(server.url(), checksum=sha(RAW)).path.read_bytes() == RAW
     assert server.behaviour.requests[1][1]["Range"] == f"bytes={1 << 20}-"
@@ -249,7 +249,7 @@ def test_a_short_pause_is_kept_and_a_long_one_left_to_the_caller(server: Server,
     server.behaviour.statuses, server.behaviour.retry_after = [503, 429], "1"
     began = time.monotonic()
     assert cache.fetch(server.url()).path.read_bytes() == RAW
-    assert 2.0 <= time.monotonic() - began < 10
+    assert 2.0 <= time.monotonic() - began < 60
     for value, said in (("3600", "in 3600 s"), ("Fri, 31 Dec 1999 23:59:59 GMT", "later"), ("soon", "later")):
         server.behaviour.statuses, server.behaviour.retry_after = [503] * 5, value
         with pytest.raises(ImageFailed, match=f"503.*Try again {said}") as failure:

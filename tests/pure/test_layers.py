@@ -80,7 +80,19 @@ ALLOWED = {
     "binding": {"adoption", "core", "request", "local_errors", "local_guard", "local_storage", "package"},
     "checking": {"binding", "core", "record", "request", "package"},
     "steps": {"adoption", "core", "steps", "request", "binding", "engine", "package"},
-    "planning": {"binding", "core", "deployments", "engine", "planning", "record", "request", "steps", "package"},
+    "planning": {
+        "binding",
+        "core",
+        "deployments",
+        "engine",
+        "local_hints",
+        "local_inputs",
+        "planning",
+        "record",
+        "request",
+        "steps",
+        "package",
+    },
     "tasks": {"core", "steps", "request", "binding", "checking", "package"},
     "workflows": {"core", "local_state", "planning", "request", "workflows", "package"},
     "cli": {"core", "cli", "deployments", "shipped", "package"},
@@ -93,14 +105,23 @@ ALLOWED = {
     "local_errors": set[str](),
     "local_remains": set[str](),
     "local_storage": set[str](),
-    "local_state": set[str](),
-    "local_guard": {"busy", "local_remains", "package"},
+    "local_state": {"engine"},
+    "local_copies": set[str](),
+    "local_loggers": set[str](),
+    "local_parser": set[str](),
+    "local_messages": set[str](),
+    "local_engine": {"local_copies", "local_loggers", "local_parser", "local_storage", "local_messages", "package"},
+    "local_guard": {"busy", "local_engine", "local_inputs", "local_remains", "local_retreat", "package"},
+    "local_retreat": {"busy", "local_hints", "package"},
+    "local_hints": {"shipped", "package"},
+    "local_inputs": set[str](),
     "busy": {"core"},
 }
 # Rooms that know the engine.
 ENGINE_ROOMS = {
     "engine", "request", "binding", "checking", "scripting", "local_resolver", "local_agent", "local_errors",
-    "local_guard", "local_state", "local_storage", "planning", "workflows",
+    "local_engine", "local_guard", "local_loggers", "local_parser", "local_state", "local_storage", "local_messages",
+    "planning", "workflows",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 from time import sleep
 from typing import Any
 
@@ -86,6 +87,45 @@ def test_a_stale_version_is_refused(storage: Any) -> None:
     storage.update_node_instance(instance.id, version=instance.version, runtime_properties={"a": 1})
     with pytest.raises(local.StorageConflictError):
         storage.update_node_instance(instance.id, version=instance.version, runtime_properties={"a": 2})
+
+
+def test_a_state_and_force_count_more_than_a_version(storage: Any) -> None:
+    instance = instance_of(storage, "first")
+    storage.update_node_instance(instance.id, version=7, state="started")
+    storage.update_node_instance(instance.id, version=7, runtime_properties={"a": 1}, force=True)
+    found = storage.get_node_instance(instance.id)
+    assert (found.state, found.version, found.runtime_properties) == ("started", 2, {"a": 1})
+    assert storage.update_node_instance(instance.id, version=2, system_properties={"b": {}}).version == 3
+    assert storage.get_node_instance(instance.id).system_properties == {"b": {}}
+
+
+def test_storage_in_memory_is_left_to_the_engine(tmp_path: Path) -> None:
+    (tmp_path / "blueprint.yaml").write_text(BLUEPRINT, encoding="utf-8")
+    assert local_storage.improve()
+    storage = local.init_env(str(tmp_path / "blueprint.yaml"), name="dep", storage=local.InMemoryStorage()).storage
+    instance = instance_of(storage, "first")
+    storage.update_node_instance(instance.id, version=0, runtime_properties={"a": 1})
+    with pytest.raises(local.StorageConflictError):
+        storage.update_node_instance(instance.id, version=0, runtime_properties={"a": 2})
+    assert storage.get_node_instance(instance.id).runtime_properties == {"a": 1}
+
+
+def test_one_changes_an_instance_at_a_time(storage: Any) -> None:
+    instance = instance_of(storage, "first")
+
+    def count() -> None:
+        for _ in range(50):
+            with storage._lock(instance.id):
+                found = storage.get_node_instance(instance.id)
+                told = {"count": found.runtime_properties.get("count", 0) + 1}
+                storage.update_node_instance(instance.id, version=found.version, runtime_properties=told)
+
+    threads = [Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.get_node_instance(instance.id).runtime_properties == {"count": 200}
 
 
 def test_a_changed_deployment_is_read_again(storage: Any) -> None:

@@ -51,6 +51,7 @@ def refused(**params: Any) -> str:
         ({"size": "1 MiB", "zero_wipe": True, "encryption": KEY}, "zeros over an encrypted volume"),
         ({"size": "1 MiB", "preallocation": "falloc", "encryption": KEY}, "libvirt makes an encrypted raw volume thin"),
         ({"size": "1 MiB", "encryption": {"key": "hunter2"}}, "there is no such key"),
+        ({"name": "9 lives", "size": "1 MiB", "encryption": KEY}, "an encrypted volume's name begins with a letter"),
     ],
 )
 def test_refused(params: dict[str, Any], reason: str) -> None:

@@ -15,7 +15,13 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from quickstart_lib import home  # noqa: E402
+from quickstart_lib.cli import remove_machines  # noqa: E402
+from quickstart_lib.problem import Problem  # noqa: E402
+from quickstart_lib.state import Place, State  # noqa: E402
+from quickstart_lib.view import Screen  # noqa: E402
 from quickstart_lib.watch import Board  # noqa: E402
+
+from cloudify_libvirt import busy  # noqa: E402
 
 STAMP = "2026-01-01 00:00:00.000"
 CALM = [
@@ -64,6 +70,13 @@ def test_reasons_are_those_that_stayed() -> None:
     assert board.reasons == ["machine_b: no memory."]
 
 
+def test_warnings_are_kept_once() -> None:
+    board = Board(iter(range(100)).__next__)
+    for _ in range(2):
+        assert board.read(f"{STAMP}  LOG <q> [pool_a.delete] WARNING: it stays: somebody uses it") is None
+    assert board.warnings == ["it stays: somebody uses it"] and board.reasons == []
+
+
 def listing(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
@@ -110,6 +123,21 @@ def test_deployments_of_the_user_stay(own_home: Path, tmp_path: Path) -> None:
     own.mkdir(parents=True)
     assert "deployments of yours" in home.restore(tmp_path / "kept")[0]
     assert own.is_dir()
+
+
+@pytest.mark.parametrize("on", ["machine", "lab"])
+def test_who_works_on_it_is_named_before_anything_goes(own_home: Path, tmp_path: Path, on: str) -> None:
+    profile = own_home / ".cloudify/profiles/local"
+    deployment = profile / "deployments/quickstart"
+    deployment.mkdir(parents=True)
+    busy.claim(str(profile), "quickstart", "workflow scale")
+    try:
+        with pytest.raises(Problem) as caught:
+            remove_machines(Screen(), Place(tmp_path / "place"), State(on, True, 3, "key"))
+    finally:
+        busy.release(str(profile), "quickstart")
+    assert f"quickstart is busy: workflow scale, pid {os.getpid()}, since " in caught.value.what
+    assert deployment.is_dir()
 
 
 def test_blueprint_of_the_readme(own_home: Path, tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ class Attempt:
         failures = result.lines("Task failed", function)
         assert failures, result.output[-3000:]
         assert len(failures) == len(result.lines("Task failed '")) == len(result.lines("Task started", function))
-        assert self.host.everything() == before, "left behind by the install that failed"
+        assert self.host.settled(before) == before, "left behind by the install that failed"
         self.cfy.uninstall("bad")
-        assert self.host.everything() == before, "left behind by the uninstall"
+        assert self.host.settled(before) == before, "left behind by the uninstall"
         said = failures[0].split(" -> ", 1)[1]
         assert re.match(r"thing_\w+: cannot ", said), said
         print(said)

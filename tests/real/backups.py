@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -69,7 +70,7 @@ class Guest:
 
     def boot(self) -> None:
         self.handle.create()
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while True:
             try:
                 self.agent("guest-ping")
@@ -80,7 +81,7 @@ class Guest:
 
     def agent(self, command: str, **arguments: object) -> object:
         call = {"execute": command, **({"arguments": arguments} if arguments else {})}
-        return json.loads(libvirt_qemu.qemuAgentCommand(self.handle, json.dumps(call), 10, 0))["return"]
+        return json.loads(libvirt_qemu.qemuAgentCommand(self.handle, json.dumps(call), 60, 0))["return"]
 
     def sh(self, command: str) -> str:
         given = {"path": "/bin/sh", "arg": ["-c", command], "capture-output": True}
@@ -98,7 +99,8 @@ class Guest:
 
     def remove(self) -> None:
         handle = self.handle
-        if handle.isActive():
+        # One that was killed may be about to be found dead.
+        with contextlib.suppress(libvirt.libvirtError):
             handle.destroy()
         handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
         for path in (self.root, self.data):

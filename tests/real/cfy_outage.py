@@ -29,11 +29,14 @@ class Trigger:
         self.wanted = {(place, int(count)) for place, _, count in (one.partition("=") for one in moments.split(","))}
         self.places = {place for place, _ in self.wanted}
         self.seen: Counter[str] = Counter()
+        self.lock = threading.Lock()
 
     def hit(self, place: str) -> None:
-        self.seen[place] += 1
-        if (place, self.seen[place]) in self.wanted:
-            print(f"OUTAGE after {place} {self.seen[place]}", flush=True)
+        with self.lock:
+            self.seen[place] += 1
+            visit = (place, self.seen[place])
+        if visit in self.wanted:
+            print(f"OUTAGE after {place} {visit[1]}", flush=True)
             self.act()
 
     def follow(self, place: str) -> None:

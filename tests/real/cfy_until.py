@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 
@@ -18,13 +19,16 @@ class Fuse:
 
     def __init__(self, stream: Any, count: int, text: str) -> None:
         self.stream, self.left, self.text = stream, count, text
+        self.lock = threading.RLock()
 
     def write(self, data: str) -> int:
-        written: int = self.stream.write(data)
-        self.stream.flush()
-        self.left -= data.count(self.text)
-        if self.left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        # Nothing that another thread says comes in between.
+        with self.lock:
+            written: int = self.stream.write(data)
+            self.stream.flush()
+            self.left -= data.count(self.text)
+            if self.left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
         return written
 
     def __getattr__(self, name: str) -> Any:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.real.attempts import attempt, cache, foreign, shelf, web  # noqa: F401 - fixtures
+from tests.real.far import clean_far, far  # noqa: F401 - fixtures
 from tests.real.shelf import pools, raw_file  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ IMAGES = Path("/var/lib/libvirt/images")
 QEMU = "qemu:///system"
 LXC = "lxc:///system"
 SSH_OPTIONS = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
-               "-o", "BatchMode=yes", "-o", "ConnectTimeout=3"]  # fmt: skip
+               "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"]  # fmt: skip
 
 
 @dataclass
@@ -72,6 +73,13 @@ class Host:
             "domains": self.domains(), "networks": self.networks(), "pools": self.pools(), "files": self.files(),
             "links": {link.name for link in Path("/sys/class/net").iterdir()},
         }  # fmt: skip
+
+    def settled(self, wanted: dict[str, set[str]]) -> dict[str, set[str]]:
+        """Everything, when it is as it should be, or has not become so: the kernel removes links a moment later."""
+        deadline = time.monotonic() + 20
+        while (found := self.everything()) != wanted and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found
 
     def domain(self, name: str) -> libvirt.virDomain:
         return self.connection.lookupByName(name)
@@ -128,7 +136,7 @@ def clean_host(host: Host) -> Iterator[Host]:
     """The host; after the test it must be as it was before."""
     before = host.everything()
     yield host
-    assert host.everything() == before
+    assert host.settled(before) == before
 
 
 class Cfy:
@@ -139,7 +147,7 @@ class Cfy:
                             "XDG_STATE_HOME": str(home / "state")}  # fmt: skip
         self.directory = home
 
-    def __call__(self, *arguments: object, check: bool = True, timeout_s: float = 240) -> Result:
+    def __call__(self, *arguments: object, check: bool = True, timeout_s: float = 900) -> Result:
         begin = time.monotonic()
         done = subprocess.run(
             [ROOT / ".venv/bin/cfy", *map(str, arguments)], env=self.environment, cwd=ROOT, check=False,
@@ -187,13 +195,13 @@ def public_key(key: Path) -> str:
 
 
 def ssh(
-    key: Path, address: str, command: str, user: str = "root", wait_s: float = 60, options: tuple[str, ...] = ()
+    key: Path, address: str, command: str, user: str = "root", wait_s: float = 300, options: tuple[str, ...] = ()
 ) -> str:
     """Run a command in a guest; the port may open a moment after the address is known."""
     deadline = time.monotonic() + wait_s
     call = ["ssh", "-i", str(key), *SSH_OPTIONS, *options, f"{user}@{address}", command]
     while True:
-        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=600)
         if done.returncode != 255 or time.monotonic() > deadline:
             assert done.returncode == 0, f"ssh {user}@{address} {command}: {done.stderr}"
             return done.stdout.strip()

@@ -31,7 +31,7 @@ def stop(how: signal.Signals = signal.SIGTERM, patience_s: float = 5.0) -> None:
     signal.pidfd_send_signal(watched, how)
     if not select.select([watched], [], [], patience_s)[0]:
         signal.pidfd_send_signal(watched, signal.SIGKILL)
-        assert select.select([watched], [], [], 20)[0], "libvirtd does not end"
+        assert select.select([watched], [], [], 60)[0], "libvirtd does not end"
     os.close(watched)
     # It removes the file itself when it ends in peace.
     PID_FILE.unlink(missing_ok=True)
@@ -40,7 +40,7 @@ def stop(how: signal.Signals = signal.SIGTERM, patience_s: float = 5.0) -> None:
 def start(*, wait: bool = True) -> None:
     """Have the lab's first process start what is missing."""
     os.kill(1, signal.SIGHUP)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while wait and not answers():
         assert time.monotonic() < deadline, "libvirtd does not start"
         time.sleep(0.05)

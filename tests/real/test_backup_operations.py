@@ -54,6 +54,9 @@ def test_operations(cfy: Cfy, clean_host: Host, tiny: Path, tmp_path: Path) -> N
     assert "disks of domains that were restored from backups stay" in said
     assert f"{copy.name} (used by domain 'copy')" in said and copy.exists()
     virsh("undefine", "--nvram", "copy")
-    copy.unlink()
+    left = sorted(copy.parent.iterdir())
+    assert [path.name.rpartition("-")[2] for path in left] == ["sda.iso", "vda.qcow2"], "its seed, and its disk"
+    for path in left:
+        path.unlink()
     copy.parent.rmdir()
     assert (store / "third/manifest.json").exists(), "backups outlive what they are backups of"

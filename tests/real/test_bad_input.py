@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import stat
 import subprocess
@@ -63,7 +64,7 @@ def test_daemon_that_comes_back(attempt: Attempt, clean_host: Host, tmp_path: Pa
             if "Task failed" in line and not socket.is_symlink():
                 socket.symlink_to("/run/libvirt/libvirt-sock")
     assert running.returncode == 0, "".join(lines)
-    assert any("[retry 1/5]" in line and "Task succeeded" in line for line in lines)
+    assert any(re.search(r"Task succeeded .*\[retry [1-5]/5\]", line) for line in lines)
     attempt.cfy.uninstall("bad")
 
 
@@ -81,7 +82,7 @@ def test_no_permission_on_the_socket(attempt: Attempt, clean_host: Host, tmp_pat
     done = subprocess.run(
         ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", f"--inh-caps=-all,+{reading}",
          f"--ambient-caps=+{reading}", ROOT / ".venv/bin/cfy", "install", path, "-b", "bad"],
-        env=environment, cwd="/", capture_output=True, text=True, check=False, timeout=120,
+        env=environment, cwd="/", capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     result = Result(done.returncode, done.stdout + done.stderr, 0)
     failures = result.lines("Task failed '")

@@ -18,7 +18,7 @@ def debian() -> Path:
 @pytest.mark.slow
 def test_a_debian_cloud_image(cfy: Cfy, clean_host: Host, debian: Path, key: Path) -> None:
     inputs = {"image": str(debian), "ssh_public_key": public_key(key), "ssh_user": "debian", "memory": "768 MiB"}
-    cfy("install", BLUEPRINTS / "hello.yaml", "-b", "debian", "-i", cfy.inputs(**inputs), timeout_s=540)
+    cfy("install", BLUEPRINTS / "hello.yaml", "-b", "debian", "-i", cfy.inputs(**inputs), timeout_s=1200)
     address = str(cfy.outputs("debian")["address"])
     said = ssh(key, address, "hostname; id -un; cloud-init status --wait", user="debian", wait_s=300)
     assert said.split()[:2] == ["hello", "debian"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_uefi_with_a_tpm_leaves_nothing(cfy: Cfy, clean_host: Host) -> None:
     assert len(logs) == 2
     assert PASSWORD not in repr(cfy.instances("uefi"))
     for path in (Path(f"/proc/{pid}/cmdline") for pid in (p.name for p in Path("/proc").iterdir() if p.name.isdigit())):
-        if path.exists():
+        with suppress(OSError):  # it has ended
             assert PASSWORD.encode() not in path.read_bytes()
     cfy.uninstall("uefi")
     assert not nvram.exists()
@@ -134,7 +135,14 @@ def huge_pages() -> Iterator[int]:
     before = int(HUGE_PAGES.read_text())
     wanted = before + 128
     try:
-        HUGE_PAGES.write_text(str(wanted))
+        for _ in range(5):
+            HUGE_PAGES.write_text(str(wanted))
+            if int(HUGE_PAGES.read_text()) >= wanted:
+                break
+            # What files left in memory lies between free pages.
+            with suppress(OSError):
+                Path("/proc/sys/vm/drop_caches").write_text("3")
+                Path("/proc/sys/vm/compact_memory").write_text("1")
     except OSError as error:
         pytest.skip(f"nobody may set the number of huge pages here: {error}")
     if (there := int(HUGE_PAGES.read_text())) < wanted:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -31,7 +33,7 @@ def common(image: Path, key: Path, **more: object) -> dict[str, object]:
 def drift(cfy: Cfy, deployment: str) -> tuple[int, list[dict[str, object]]]:
     done = subprocess.run(
         [ROOT / ".venv/bin/cfy-libvirt", "drift", deployment, "--json"], env=cfy.environment, cwd=ROOT,
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode in (0, 2), done.stdout + done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -91,7 +93,27 @@ def test_heal_brings_a_machine_back_and_never_its_lost_disk(cfy: Cfy, clean_host
     assert failed.code != 0 and failed.lines("its disk", "is gone, with all that the guest wrote")
     assert not overlay.exists() and virsh("domuuid", "hello") == before
     kept.rename(overlay)
+    heal(cfy)
+    _undefined_above_its_disk(cfy, key, address)
     cfy.uninstall("hello")
+
+
+def _undefined_above_its_disk(cfy: Cfy, key: Path, address: str) -> None:
+    """What the guest wrote after another tool's snapshot is kept from every workflow, and is back when we are told."""
+    virsh("snapshot-create-as", "hello", "other", "--disk-only", "--no-metadata")
+    ssh(key, address, "echo late > /root/note; sync")
+    virsh("destroy", "hello")
+    virsh("undefine", "hello")
+    failed = cfy("executions", "start", "heal", "-b", "hello", check=False)
+    assert failed.code != 0 and not failed.lines("Reinstall") and "hello" not in virsh("list", "--all", "--name")
+    (told, *_) = re.findall(r"cfy (executions start execute_operation .*--allow-custom-parameters)", failed.output)
+    assert str(IMAGES / "hello/hello-root.other") in told
+    cfy(*shlex.split(told))
+    assert ssh(key, address, "cat /root/note") == "late"
+    cfy("executions", "start", "check_status", "-b", "hello")
+    assert drift(cfy, "hello") == (0, [])
+    virsh("blockcommit", "hello", "vda", "--active", "--pivot", "--wait")
+    (IMAGES / "hello/hello-root.other").unlink()
 
 
 def heal(cfy: Cfy) -> None:
@@ -378,7 +400,7 @@ def all_gone() -> None:
 
 def settled(site: Site, sick: set[str]) -> None:
     """Wait until libvirt has seen what happened."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while set(status(site)) != sick:
         assert time.monotonic() < deadline, status(site)
         time.sleep(0.1)
@@ -408,7 +430,7 @@ def test_what_was_lost_comes_back_as_it_was(name: str, site: Site) -> None:
     begin = time.process_time()
     for node in site.nodes:
         site.run(node, "heal")
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 6
     assert site.identity() == before
     assert (status(site), site.drift()) == ({}, set())
 

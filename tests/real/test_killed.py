@@ -35,7 +35,7 @@ def kill_after(cfy: Cfy, count: int, *arguments: object) -> str:
     """Run cfy, killed right after its count-th operation; return what it said."""
     call = [PYTHON, ROOT / "tests/real/cfy_until.py", count, SUCCEEDED, *arguments]
     done = subprocess.run(
-        [str(word) for word in call], env=cfy.environment, cwd=ROOT, check=False, timeout=240,
+        [str(word) for word in call], env=cfy.environment, cwd=ROOT, check=False, timeout=900,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert done.returncode == -9, done.stdout[-4000:]

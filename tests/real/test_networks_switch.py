@@ -31,14 +31,14 @@ def switch() -> Iterator[None]:
         assert eventually(socket.exists)
         command("ovs-vsctl", "--no-wait", "init")
         daemons.append(subprocess.Popen(["ovs-vswitchd", f"unix:{socket}"], **quiet))
-        command("ovs-vsctl", "--timeout=20", "add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev")
+        command("ovs-vsctl", "--timeout=120", "add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev")
         command("ip", "link", "set", BRIDGE, "up")
         yield
-        command("ovs-vsctl", "--timeout=20", "del-br", BRIDGE)
+        command("ovs-vsctl", "--timeout=120", "del-br", BRIDGE)
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(10)
+            daemon.wait(60)
         shutil.rmtree(RUN)
 
 
@@ -78,7 +78,7 @@ def test_port_groups_set_vlans(nets: Networks, container_root: Path) -> None:
         trunk = ports()[guests[3].host_side(0)]
         assert trunk["trunks"] == ["set", [10, 20]] and trunk["vlan_mode"] == "native-untagged"
         assert eventually(lambda: " 0% packet loss" in first("ping", "-c1", "-W1", "10.60.0.2", check=False))
-        assert " 0% packet loss" in first("ping", "-c1", "-W2", "10.60.0.4", check=False)
+        assert " 0% packet loss" in first("ping", "-c1", "-W20", "10.60.0.4", check=False)
         assert " 100% packet loss" in first("ping", "-c1", "-W1", "10.60.0.3", check=False)
     finally:
         for one in guests:

@@ -29,7 +29,7 @@ def stranger(prepared_home: Path, tmp_path: Path) -> Cfy:
 
 def tool(cfy: Cfy, *arguments: str) -> Result:
     done = subprocess.run(
-        [ROOT / ".venv/bin/cfy-libvirt", "orphans", *arguments], env=cfy.environment, check=False, timeout=120,
+        [ROOT / ".venv/bin/cfy-libvirt", "orphans", *arguments], env=cfy.environment, check=False, timeout=600,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return Result(done.returncode, done.stdout, 0.0)

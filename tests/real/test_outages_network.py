@@ -89,7 +89,7 @@ def cut_and_mended(server: Server, cable: Cable, cache: ImageCache, most_s: floa
 def test_packets_vanish(server: Server, cable: Cable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With shorter patience; the same with all of it below."""
     monkeypatch.setattr(web, "_TIMEOUTS_S", (1.0, 2.0))
-    cut_and_mended(server, cable, ImageCache(tmp_path), 6)
+    cut_and_mended(server, cable, ImageCache(tmp_path), 60)
 
 
 @pytest.mark.chaos

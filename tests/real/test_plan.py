@@ -186,6 +186,7 @@ def test_what_others_made_is_used_and_untouched(
     shelf.destroy()
     missing = plan(path, "second", code=FAILED, **{**inputs, "network": "nowhere"})
     assert "does not exist" in only(missing, "network")["problems"][0]
+    assert missing["summary"]["problems"] == 1, "said once, of the node that uses it"
     assert not shelf.isActive(), "a plan starts nothing"
     shelf.create()
     cfy.uninstall("external")
@@ -221,9 +222,10 @@ CHANGED: dict[str, tuple[str, dict[str, Any], tuple[Any, ...]]] = {
     "name": ("vm", {"name": "other"}, ("name", "vm", "other", "")),
     "subnet": ("lan", {"cidr": "10.98.7.0/24"}, ("ips[10.98.7.1]", None, "ip address=10.98.7.1", "")),
     "growth": ("data", {"size": "8 MiB"}, ("size", str(4 << 20), str(8 << 20), "live")),
-    "format": ("data", {"format": "raw"}, ("format", "qcow2", "raw", "replace")),
+    "format": ("data", {"format": "raw"}, ("format", "qcow2", "raw", "refused")),
+    "shrink": ("data", {"size": "2 MiB"}, ("size", str(4 << 20), str(2 << 20), "refused")),
     "directory": ("store", {"path": "/var/lib/libvirt/images/elsewhere"},
-                  ("path", "/var/lib/libvirt/images/store", "/var/lib/libvirt/images/elsewhere", "replace")),
+                  ("path", "/var/lib/libvirt/images/store", "/var/lib/libvirt/images/elsewhere", "refused")),
 }  # fmt: skip
 
 
@@ -233,7 +235,8 @@ def test_each_change_is_said_with_its_way(cfy: Cfy, plan: Planner, clean_host: H
     assert plan(blueprint(tmp_path, "first", **declared()), "changes", code=NOTHING)["summary"]["keep"] == 4
     before = documents()
     for what, (name, params, wanted_line) in CHANGED.items():
-        found = plan(blueprint(tmp_path, "next", **declared(**{name: params})), "changes", "--xml", code=CHANGES)
+        code = FAILED if wanted_line[-1] == "refused" else CHANGES
+        found = plan(blueprint(tmp_path, "next", **declared(**{name: params})), "changes", "--xml", code=code)
         print(what, json.dumps(only(found, name)["changes"]))
         assert "Canary" not in json.dumps(found)
         assert {one["node"] for one in found["instances"] if one["action"] != "keep"} == {name}, what

@@ -32,7 +32,7 @@ import sys, time
 from cloudify_libvirt.core.host.lock import host_lock
 with host_lock("qemu:///system", sys.argv[1]):
     print("held", flush=True)
-    time.sleep(120)
+    time.sleep(900)
 """
 # As a member of libvirt's group: another user, who may use the same daemon.
 NETWORKS = """
@@ -51,7 +51,7 @@ for turn in range(rounds):
               "dns": {"enable": False}, "instance_uuid": f"{turn:08x}-0000-4000-8000-{os.getuid():012x}"}
     node = Node(name=f"net{turn}", params=params, properties={"libvirt_auth": "qemu:///system"}, deployment="race")
     (gate / f"{os.getuid()}-{turn}").touch()
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while len(list(gate.glob(f"*-{turn}"))) < 2:
         assert time.monotonic() < deadline, "the other one did not come"
         time.sleep(0.002)
@@ -75,7 +75,7 @@ params = {"name": f"race-mac-{number}", "memory": "32 MiB", "wait_for_ip": False
 node = Node(name=f"mac{number}", params=params, properties={"libvirt_auth": "qemu:///system"}, deployment="race")
 node.run(domain_tasks.validate)
 (gate / str(number)).touch()
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + 300
 while len(list(gate.iterdir())) < wanted:
     assert time.monotonic() < deadline, "the others did not come"
     time.sleep(0.001)
@@ -175,7 +175,7 @@ def start(cfy: Cfy, *arguments: object) -> subprocess.Popen[str]:
 def ended(*processes: subprocess.Popen[str]) -> None:
     """Wait for all; each must have gone well."""
     for process in processes:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output[-6000:]
 
 
@@ -248,7 +248,7 @@ def test_the_locks_of_killed_processes_hold_nobody_up(
             assert holder.stdout.readline() == "held\n"
             holders.append(holder)
         waiting = start(cfy, "install", blueprint(tmp_path, "late", 1, image), "-b", "late")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (deployments / "late").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1.5)
@@ -258,7 +258,7 @@ def test_the_locks_of_killed_processes_hold_nobody_up(
         for holder in holders:
             holder.send_signal(signal.SIGKILL)
         ended(waiting)
-        assert time.monotonic() - begin < lock.TIMEOUT_S / 4
+        assert time.monotonic() - begin < lock.TIMEOUT_S - 10
     cfy.uninstall("late")
 
 
@@ -292,7 +292,7 @@ def test_two_users_of_one_host_get_bridges_and_subnets_of_their_own(open_to_all:
             words, cwd="/", env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         processes.append(process)
-    ends = [process.communicate(timeout=120) for process in processes]
+    ends = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], [complaint[-3000:] for _said, complaint in ends]
     answers = [json.loads(said.splitlines()[-1]) for said, _complaint in ends]
     for turn, (ours, theirs) in enumerate(zip(*answers, strict=True)):
@@ -311,7 +311,7 @@ def test_of_five_that_want_one_mac_one_gets_it(tmp_path: Path) -> None:
                          env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for number in range(wanted)
     ]  # fmt: skip
-    ends = [process.communicate(timeout=120) for process in processes]
+    ends = [process.communicate(timeout=600) for process in processes]
     assert {process.returncode for process in processes} == {0}, [complaint[-2000:] for _said, complaint in ends]
     said = sorted(output.splitlines()[-1] for output, _complaint in ends)
     assert [line.split()[0] for line in said] == ["defined", *["refused"] * (wanted - 1)], said
@@ -329,5 +329,5 @@ def test_root_waits_for_another_user() -> None:
             pass
         assert time.monotonic() - begin >= 0.3
         holder.send_signal(signal.SIGKILL)
-        with host_lock(QEMU, "networks", 5):
+        with host_lock(QEMU, "networks", 60):
             pass

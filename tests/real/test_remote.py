@@ -26,7 +26,7 @@ def attempt(cfy: Cfy, uri: str) -> str:
     machine = empty_domain(name="far")
     machine["properties"]["libvirt_auth"] = uri
     path = blueprint(cfy.directory, "far", vm=machine)
-    result = cfy("install", path, "-b", "far", *ONE_TRY, check=False, timeout_s=60)
+    result = cfy("install", path, "-b", "far", *ONE_TRY, check=False, timeout_s=600)
     assert result.code == 1 and "Traceback" not in result.output, result.output[-3000:]
     return "\n".join(result.lines("Task failed"))
 

@@ -26,6 +26,7 @@ from cloudify_libvirt.core.backup.store import DirectoryStore
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, InUse, Unsupported
 from cloudify_libvirt.core.session import connect
+from cloudify_libvirt.core.snapshot import xml as snapshot_xml
 from cloudify_libvirt.core.snapshot.plan import Wish
 from cloudify_libvirt.core.snapshot.revert import revert
 from cloudify_libvirt.core.snapshot.snapshots import create
@@ -96,6 +97,27 @@ def test_saved_memory_never_meets_restored_disks(both: Machine) -> None:
     assert not done.was_running and not both.handle.hasManagedSaveImage(0) and both.holds(1)
 
 
+def test_a_definition_that_names_the_files_below(both: Machine, host: Host) -> None:
+    """What is restored stands alone: where it has a hole, the guest does not see the old base again."""
+    base = PLACE / "base.qcow2"
+    both.vda.rename(base)
+    io(base, "qcow2", "write -P 9 0 64k")
+    make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, both.vda]
+    subprocess.run(make, check=True)
+    io(both.vda, "qcow2", "write -z 0 64k")
+    below = f"<backingStore type='file'><format type='qcow2'/><source file='{base}'/></backingStore>"
+    xml = both.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    host.connection.defineXML(xml.replace(f"{both.vda}'/>", f"{both.vda}'/>{below}", 1))
+    back_up(both.domain, both.store, Order(point="p1"))
+    io(both.vda, "qcow2", "write -P 8 0 64k")
+    restore(both.domain, both.store, "p1", Hooks())
+    both.domain.start()
+    assert snapshot_xml.chain(both.handle.XMLDesc(0), "vda") == [str(both.vda)]
+    both.domain.destroy()
+    assert both.holds(0)
+    base.unlink()
+
+
 def nested(both: Machine) -> bytes:
     """Let the raw disk hold what looks like a qcow2 image, as a guest may write there."""
     inner = PLACE / "inner.qcow2"
@@ -138,21 +160,22 @@ def dumped(both: Machine, tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-def slow_saves(tmp_path: Path) -> Iterator[None]:
-    """Let libvirt's writer of saved memory begin late, in this host only."""
+def slow_saves(tmp_path: Path) -> Iterator[Path]:
+    """Let libvirt's writer of saved memory begin when this file is there, in this host only."""
     real, slow, late = Path("/usr/lib/libvirt/libvirt_iohelper"), tmp_path / "slow", tmp_path / "real"
     shutil.copy(real, late)
-    slow.write_text(f'#!/bin/sh\nsleep 3\nexec {late} "$@"\n')
+    go_on = tmp_path / "go-on"
+    slow.write_text(f'#!/bin/sh\nfor n in $(seq 600); do [ -e {go_on} ] && break; sleep 0.1; done\nexec {late} "$@"\n')
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)
     slow.chmod(0o755)
     subprocess.run(["mount", "--bind", slow, real], check=True)
-    yield
+    yield go_on
+    go_on.touch()
     subprocess.run(["umount", real], check=True)
 
 
-@pytest.mark.usefixtures("slow_saves")
-def test_dump_waits_for_the_save_of_a_killed_one(both: Machine, tmp_path: Path) -> None:
+def test_dump_waits_for_the_save_of_a_killed_one(both: Machine, slow_saves: Path, tmp_path: Path) -> None:
     """libvirt goes on saving when who asked for it is killed: its file is the guest's only memory then."""
     files = dumped(both, tmp_path)
     files.prepare()
@@ -160,7 +183,7 @@ def test_dump_waits_for_the_save_of_a_killed_one(both: Machine, tmp_path: Path) 
     part = files.path(fulldump.SAVING)
     call = "import sys, libvirt; libvirt.open().lookupByName('both').saveFlags(sys.argv[1], None, 0)"
     saving = subprocess.Popen([PYTHON, "-c", call, part], env={**os.environ, "LIBVIRT_DEFAULT_URI": QEMU})
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 180
     while not part.exists():
         assert time.monotonic() < deadline and saving.poll() is None
         time.sleep(0.02)
@@ -170,6 +193,7 @@ def test_dump_waits_for_the_save_of_a_killed_one(both: Machine, tmp_path: Path) 
         fulldump.dump(both.domain, files)
     with pytest.raises(Busy, match="a job"):
         create(both.domain, Wish("s1", kind="external"))
+    slow_saves.touch()
     while both.handle.isActive():
         assert time.monotonic() < deadline
         time.sleep(0.05)

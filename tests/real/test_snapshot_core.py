@@ -357,7 +357,7 @@ def test_command_line(plain: Machine) -> None:
         code, said = run(*words)
         assert code == 1 and reason in said, said
     assert run("revert", "snapped", "two", "-y")[1].endswith("is running\n")
-    assert run("revert", "snapped", "two", "--json")[0] == 2, "a program is not asked"
+    assert run("revert", "snapped", "two", "--json")[0] == 64, "a program is not asked"
     assert json.loads(run("delete", "snapped", "one", "--children", "--yes", "--json")[1]) == {"deleted": "one"}
     assert files() == {"vda"} and plain.names() == [], "without a journal, too"
 

@@ -39,7 +39,7 @@ class Killed:
         """Run it in a process of its own; return the calls that changed something, None when it was killed."""
         given = json.dumps({"snapshot_name": "one", **inputs})
         call = [PYTHON, "-W", "ignore", "-m", "tests.real.snapshot_until", self.state, operation, given, str(count)]
-        done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
+        done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600)
         self.node.runtime.clear()
         self.node.runtime.update(json.loads(self.state.read_text())["runtime"])
         if done.returncode == -9:

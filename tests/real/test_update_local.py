@@ -103,7 +103,7 @@ def killed(cfy: Cfy, count: int, workflow: str, **parameters: Any) -> None:
     arguments = ["executions", "start", workflow, "-b", "cluster", "-p", file]
     call = [PYTHON, ROOT / "tests/real/cfy_until.py", count, SUCCEEDED, *arguments]
     done = subprocess.run(
-        [str(word) for word in call], env=cfy.environment, cwd=ROOT, check=False, timeout=240,
+        [str(word) for word in call], env=cfy.environment, cwd=ROOT, check=False, timeout=900,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert done.returncode == -9, done.stdout[-4000:]

@@ -21,6 +21,8 @@ def get(points: Points, name: str, label: str) -> Manifest:
     """Return the point of that name, or the newest for ""; raise ``Missing`` with the names there are."""
     if not name and points:
         return ordered(points)[-1]
+    if not points:
+        raise Missing("find", f"{f'point {name!r}' if name else 'a point'} of {label}", "there is none at all")
     if name not in points:
         names = ", ".join(one.point for one in ordered(points)[-10:]) or "none"
         raise Missing("find", f"point '{name}' of {label}", "it does not exist", f"There is: {names}.")

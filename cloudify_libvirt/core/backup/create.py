@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from cloudify_libvirt import __version__
-from cloudify_libvirt.core.backup import chain, checkpoint, firmware, images, job, names, staging
+from cloudify_libvirt.core.backup import chain, checkpoint, firmware, images, job, names, seeds, staging
 from cloudify_libvirt.core.backup.keeping import held, spare_checkpoints
 from cloudify_libvirt.core.backup.manifest import DEFINITION, BesideEntry, DiskEntry, Manifest
 from cloudify_libvirt.core.backup.plan import DiskPlan, Order, Plan, plan
@@ -162,7 +162,20 @@ class _Run:
             if data is not None:
                 written, digest = self.store.write(self.point, one.kind, len(data), [data])
                 found.append(BesideEntry(kind=one.kind, file=one.kind, bytes=written, sha256=digest))
-        return tuple(found)
+        return (*found, *self._seeds())
+
+    def _seeds(self) -> Iterator[BesideEntry]:
+        """Store the seeds in the domain's drives; what cannot be read, a copy will lack."""
+        for target, path in seeds.of(self.domain):
+            try:
+                data = seeds.content(self.domain.session, path)
+            except CoreError as error:
+                self.hooks.note(f"the point has no copy of the medium of {target} ({path}): {error.reason}")
+                continue
+            if data is not None:
+                file = f"{target}.iso"
+                written, digest = self.store.write(self.point, file, len(data), [data])
+                yield BesideEntry(kind=seeds.KIND, file=file, bytes=written, sha256=digest)
 
     def _copied(self, wanted: Plan, undo: ExitStack) -> tuple[list[tuple[DiskPlan, Volume]], Plan, str, str]:
         """Have the disks as they are at one moment in volumes of the hypervisor's host."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from lxml import etree
@@ -27,8 +27,8 @@ class RestoredDisk:
 def another(xml: str, name: str, uuid: str, disks: Mapping[str, RestoredDisk]) -> tuple[str, list[str]]:
     """Return the definition of a second domain with these disks, and what it lacks of the first.
 
-    Its cards have addresses derived from its UUID. Drives for media are empty; disks that were not in the backup
-    are left out.
+    Its cards have addresses derived from its UUID. Drives for media are empty, but for those among ``disks``; disks
+    that were not in the backup are left out.
     """
     root = document(xml)
     for tag, value in (("name", name), ("uuid", uuid)):
@@ -40,14 +40,35 @@ def another(xml: str, name: str, uuid: str, disks: Mapping[str, RestoredDisk]) -
         for element in root.findall(path):
             element.getparent().remove(element)
     lacking = [word for disk in root.findall("devices/disk") for word in _disk(disk, disks)]
-    for number, mac in enumerate(root.findall("devices/interface/mac")):
-        mac.set("address", mac_address("restored", uuid, number))
+    addresses = macs(xml, uuid)
+    for mac in root.findall("devices/interface/mac"):
+        mac.set("address", addresses[str(mac.get("address"))])
     return etree.tostring(root, encoding="unicode"), lacking
 
 
-def _disk(disk: etree._Element, disks: Mapping[str, RestoredDisk]) -> list[str]:
+def macs(xml: str, uuid: str) -> dict[str, str]:
+    """Return the address that each card of the first domain has in the second."""
+    found = (str(mac.get("address")) for mac in document(xml).findall("devices/interface/mac"))
+    return {address: mac_address("restored", uuid, number) for number, address in enumerate(found)}
+
+
+def alone(xml: str, targets: Collection[str]) -> str:
+    """Return the definition with these disks standing on no file that it names; "" where it names none."""
+    root = document(xml)
+    disks = [disk for disk in root.findall("devices/disk") if _target(disk) in targets]
+    named = [element for disk in disks for element in disk.findall("backingStore")]
+    for element in named:
+        element.getparent().remove(element)
+    return etree.tostring(root, encoding="unicode") if named else ""
+
+
+def _target(disk: etree._Element) -> str:
     element = disk.find("target")
-    target = "" if element is None else str(element.get("dev", ""))
+    return "" if element is None else str(element.get("dev", ""))
+
+
+def _disk(disk: etree._Element, disks: Mapping[str, RestoredDisk]) -> list[str]:
+    target = _target(disk)
     source, restored = disk.find("source"), disks.get(target)
     if restored is None and disk.get("device") in _EMPTY_DRIVES:
         if source is not None:

@@ -102,26 +102,28 @@ def _read(volume: Volume) -> bytes:
     return b"".join(bytes(length) if data is None else data for _offset, length, data in parts)
 
 
-def put(session: Session, one: Beside, data: bytes) -> str:
-    """Let a file of a domain that is off hold that; return "" or why it could not.
+def put(session: Session, one: Beside, data: bytes) -> None:
+    """Let a file of a domain that is off hold that.
 
-    NVRAM is made where there is none. A TPM's state belongs to a user of the host's that only libvirt knows: it is
-    written over one that is there.
+    What belongs to another user at run time, as a TPM's state does, libvirt gives to that user at the next start.
+    Source: libvirt, qemu_tpm.c (qemuTPMEmulatorStorageCreate)
     """
-    directory, name = posixpath.split(one.path)
     try:
-        with overlay.pool_at(session, directory) as pool:
-            volume = Volume.find(pool, name)
-            if volume is None and one.kind == TPM:
-                return _absent(one)
-            if volume is None or volume.facts().capacity_bytes != len(data):
-                volume = _made(pool, name, len(data), volume)
-            volume.upload(data)
+        _write(session, one, data, build=False)
     except CoreError as error:
-        if _ABSENT in error.reason:
-            return _absent(one)
-        raise
-    return ""
+        if _ABSENT not in error.reason:
+            raise
+        # The domain was defined anew, and has not run since.
+        _write(session, one, data, build=True)
+
+
+def _write(session: Session, one: Beside, data: bytes, *, build: bool) -> None:
+    directory, name = posixpath.split(one.path)
+    with overlay.pool_at(session, directory, build=build) as pool:
+        volume = Volume.find(pool, name)
+        if volume is None or volume.facts().capacity_bytes != len(data):
+            volume = _made(pool, name, len(data), volume)
+        volume.upload(data)
 
 
 def _made(pool: Pool, name: str, size: int, old: Volume | None) -> Volume:
@@ -133,7 +135,3 @@ def _made(pool: Pool, name: str, size: int, old: Volume | None) -> Volume:
             permissions[:] = list(before)
         old.delete()
     return Volume.create(pool, etree.tostring(root, encoding="unicode"), name)
-
-
-def _absent(one: Beside) -> str:
-    return f"{WORDS[one.kind]} ({one.path} is not there: start the domain once, then restore again)"

@@ -43,7 +43,7 @@ class DiskEntry(_Part):
 
 
 class BesideEntry(_Part):
-    """What the domain has beside its disks; ``kind`` is nvram or tpm."""
+    """What the domain has beside its disks; ``kind`` is nvram, tpm or seed (of the drive that ``file`` names)."""
 
     kind: str
     file: str

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import uuid as uuids
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloudify_libvirt.core.backup import chain, checkpoint, firmware, images, job, staging
+from cloudify_libvirt.core.backup import chain, checkpoint, firmware, images, job, seeds, staging
 from cloudify_libvirt.core.backup.create import Hooks
-from cloudify_libvirt.core.backup.definition import RestoredDisk, another
+from cloudify_libvirt.core.backup.definition import RestoredDisk, alone, another, macs
 from cloudify_libvirt.core.backup.keeping import held
-from cloudify_libvirt.core.backup.manifest import DEFINITION, DiskEntry, Manifest
+from cloudify_libvirt.core.backup.manifest import DEFINITION, BesideEntry, DiskEntry, Manifest
 from cloudify_libvirt.core.backup.store import Store
 from cloudify_libvirt.core.backup.verify import require_sound
 from cloudify_libvirt.core.domain import Domain
@@ -82,12 +83,20 @@ def restore(
             checkpoint.drop_ours(domain, disks_go=True)
             was_running = _stopped(domain, allow_stop, stop_timeout_s)
             undo.pop_all()
+        _let_stand_alone(domain, swaps)
         for swap in swaps:
             _put(domain, swap, hooks)
         stays = [f"{words} stays as it is" for words in _put_beside(domain, store, manifest)]
     others = {disk.target for disk in snapshot.disks_of(domain)} - {swap.entry.target for swap in swaps}
     lacking = (*(f"disk {target} stays as it is" for target in sorted(others)), *stays)
     return Restored(manifest.point, domain.name, domain.uuid, _targets(manifest), lacking, was_running)
+
+
+def _let_stand_alone(domain: Domain, swaps: list[_Swap]) -> None:
+    """Have the definition name no files below the disks: of what comes, the guest would read old data as holes."""
+    xml = alone(domain.definition(), {swap.entry.target for swap in swaps})
+    if xml:
+        Domain.define(domain.session, xml, domain.name, domain.uuid)
 
 
 def _put_beside(domain: Domain, store: Store, manifest: Manifest, kinds: tuple[str, ...] = ()) -> list[str]:
@@ -99,10 +108,13 @@ def _put_beside(domain: Domain, store: Store, manifest: Manifest, kinds: tuple[s
         if entry is None or one.kind in kinds:
             lacking.append(firmware.WORDS[one.kind])
             continue
-        # A volume of a store may be larger than what was written to it.
-        data = store.read(manifest.point, entry.file).ljust(entry.bytes, b"\0")[: entry.bytes]
-        lacking += filter(None, [firmware.put(domain.session, one, data)])
+        firmware.put(domain.session, one, _beside_file(store, manifest, entry))
     return lacking
+
+
+def _beside_file(store: Store, manifest: Manifest, entry: BesideEntry) -> bytes:
+    """Return what a small file held: a volume of a store may be larger, and its zeros at the end are not read."""
+    return store.read(manifest.point, entry.file).ljust(entry.bytes, b"\0")[: entry.bytes]
 
 
 def _targets(manifest: Manifest) -> tuple[str, ...]:
@@ -158,9 +170,10 @@ def _refuse_alive(domain: Domain, allowed: bool) -> None:
     if allowed:
         return
     if domain.state not in OFF:
-        raise InUse("restore", domain.target, "it runs", "Shut it down first, or allow that it is stopped: allow_stop.")
+        remedy = "Shut it down first, or let it be stopped: --allow-stop, allow_stop."
+        raise InUse("restore", domain.target, "it runs", remedy)
     if snapshot.is_saved(domain):
-        remedy = "Start it and shut it down first, or allow that the saved state is lost: allow_stop."
+        remedy = "Start it and shut it down first, or allow that the saved state is lost: --allow-stop, allow_stop."
         raise InUse("restore", domain.target, "it has a saved state, which is of its present disks", remedy)
 
 
@@ -270,13 +283,33 @@ def restore_as(session: Session, store: Store, point: str, name: str, hooks: Hoo
                 volume = staging.name(staging.RESTORE, uuid, entry.target, entry.format)
                 made = _uploaded(session, store, points, manifest, entry, place, volume, hooks)
                 disks[entry.target] = RestoredDisk(made.path, entry.format)
-            xml, lacking = another(store.read(manifest.point, DEFINITION).decode(), name, uuid, disks)
+            before = store.read(manifest.point, DEFINITION).decode()
+            if manifest.disks:
+                own = functools.partial(seeds.another, name=name, instance_id=uuid, macs=macs(before, uuid))
+                disks |= _seeds(store, manifest, _place(session, pool, manifest.disks[0]), uuid, own, hooks)
+            xml, lacking = another(before, name, uuid, disks)
             made_of = Domain.define(session, xml, name, uuid)
             undo.callback(made_of.undefine)
             # A TPM is one machine's alone: a copy gets its own at its first start.
             lacking += _put_beside(made_of, store, manifest, kinds=(firmware.TPM,))
             undo.pop_all()
     return Restored(manifest.point, name, uuid, _targets(manifest), tuple(lacking))
+
+
+def _seeds(
+    store: Store, manifest: Manifest, pool: Pool, uuid: str, own: Callable[[bytes], bytes], hooks: Hooks
+) -> dict[str, RestoredDisk]:
+    """Make the copy's own seeds, each in the drive that it was in."""
+    made = {}
+    for entry in manifest.beside:
+        if entry.kind == seeds.KIND:
+            data = own(_beside_file(store, manifest, entry))
+            target = posixpath.splitext(entry.file)[0]
+            name = staging.name(staging.RESTORE, uuid, target, "iso")
+            volume = staging.make(pool, name, len(data), "raw", hooks.claim)
+            volume.upload(data)
+            made[target] = RestoredDisk(volume.path, "raw")
+    return made
 
 
 def _tidy(session: Session, uuid: str) -> None:

@@ -23,8 +23,9 @@ from jinja2.exceptions import TemplateRuntimeError
 from lxml import etree
 from markupsafe import Markup, escape
 
-from cloudify_libvirt.core.document import sandbox
+from cloudify_libvirt.core.document import sandbox, template_lines
 from cloudify_libvirt.core.document import schema as schemas
+from cloudify_libvirt.core.document.compiled import CompiledTemplates
 from cloudify_libvirt.core.document.sandbox import BoundedEnvironment
 from cloudify_libvirt.core.document.template_lines import Position, error_position, output_positions
 from cloudify_libvirt.core.errors import InvalidTemplate
@@ -142,6 +143,7 @@ def environment() -> BoundedEnvironment:
     made = BoundedEnvironment(
         loader=FileSystemLoader(template_directory()), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, auto_reload=False,
+        bytecode_cache=CompiledTemplates(__file__, sandbox.__file__, template_lines.__file__),
     )  # fmt: skip
     made.filters |= {"toxml": toxml, "attributes": attributes, "on_off": on_off}
     return made
@@ -197,7 +199,7 @@ class _Job:
             raise self._error(self._position(error.lineno or 1), f"not well-formed XML: {reason}") from error
         if root.getroottree().docinfo.doctype:
             raise self._error(Position(self.source.label, 1), "a DOCTYPE is not allowed", "Remove it.")
-        found = schemas.violation(document, schema)
+        found = schemas.violation(document, schema, root)
         if found is not None:
             where = self._where(self._position(found.line))
             raise InvalidTemplate("render", self.target, f"{found.element} ({where}) {found.reason}", found.hint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,13 +45,13 @@ def rendered(template: Template, variables: Mapping[str, Any]) -> str:
         TooMuch: it takes more than ``MOST_SECONDS`` or makes more than ``MOST_CHARACTERS``.
     """
     with _bounded():
-        return "".join(map(_counted, template.root_render_func(template.new_context(dict(variables)))))
+        return "".join(_counted(template.root_render_func(template.new_context(dict(variables)))))
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
     outer = vars(_used).copy()
-    _used.end, _used.made, _used.buffered = time.monotonic() + MOST_SECONDS, 0, 0
+    _used.end, _used.buffered = time.monotonic() + MOST_SECONDS, 0
     try:
         yield
     finally:
@@ -59,10 +59,13 @@ def _bounded() -> Iterator[None]:
         vars(_used).update(outer)
 
 
-def _counted(piece: str) -> str:
-    _used.made += len(piece)
-    _check_characters(_used.made)
-    return piece
+def _counted(pieces: Iterable[str]) -> Iterator[str]:
+    made = 0
+    for piece in pieces:
+        made += len(piece)
+        if made > MOST_CHARACTERS:
+            _check_characters(made)
+        yield piece
 
 
 def _check_characters(count: int) -> None:
@@ -118,6 +121,10 @@ class BoundedEnvironment(SandboxedEnvironment):
         self.filters |= {name: _bounded_filter(name, self.filters[name]) for name in _SIZED_FILTERS}
         for name in ("lipsum", "cycler", "joiner"):
             del self.globals[name]
+
+    def make_globals(self, d: Any) -> dict[str, Any]:
+        """Return a template's globals: one map, which is read faster than Jinja's chain of two."""
+        return {**self.globals, **(d or {})}
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute, unless the result would be larger than any document needs."""

@@ -35,6 +35,9 @@ _SKELETONS = {
     "domaincheckpoint": "<domaincheckpoint/>",
 }
 
+_PARSER = etree.XMLParser(
+    resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True
+)
 # libxml2's validation contexts are not shared between threads.
 _lock = threading.Lock()
 
@@ -54,26 +57,21 @@ def directory() -> str:
     return os.environ.get("LIBVIRT_SCHEMA_DIR") or _DEFAULT_DIRECTORY
 
 
-def violation(document: bytes, schema: str) -> Violation | None:
+def violation(document: bytes, schema: str, root: Any = None) -> Violation | None:
     """Return what breaks the schema; None if nothing does, or if this machine has no schemas.
 
-    ``document`` is well-formed. The hypervisor's own checks remain where there are no schemas.
+    ``document`` is well-formed; ``root`` is what ``parse`` made of it, where that is known. The hypervisor's own checks
+    remain where there are no schemas.
     """
     relaxng = _compiled(directory(), schema)
-    if relaxng is None or _valid(relaxng, parse(document)):
+    if relaxng is None or _valid(relaxng, parse(document) if root is None else root):
         return None
     return _Search(relaxng, schema).violation(document)
 
 
 def parse(document: bytes) -> Any:
     """Return the root element; no entity is expanded, nothing is fetched."""
-    return etree.fromstring(document, _parser())
-
-
-def _parser() -> etree.XMLParser:
-    return etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True
-    )
+    return etree.fromstring(document, _PARSER)
 
 
 @lru_cache(maxsize=32)

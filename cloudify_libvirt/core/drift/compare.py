@@ -9,7 +9,7 @@ from typing import Any
 from lxml import etree
 
 from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.drift.names import field_name, root_name
+from cloudify_libvirt.core.drift.names import field_name, in_words, root_name
 from cloudify_libvirt.core.drift.rules import (
     CONTAINERS,
     EXTRAS,
@@ -46,9 +46,14 @@ class Difference:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        declared, found = ("nothing" if value is None else value for value in (self.declared, self.found))
+        declared, found = (in_words(self.field, value) for value in (self.declared, self.found))
         waits = f"; pending: {self.pending}" if self.pending else ""
         return f"{self.object}: {self.field} ({self.where}): declared {declared}, found {found}{waits}"
+
+    @property
+    def change(self) -> str:
+        """Say what becomes of it once it is as declared."""
+        return f"{self.field} {in_words(self.field, self.found)} -> {in_words(self.field, self.declared)}"
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it; ``pending`` only where something is."""
@@ -131,7 +136,8 @@ class _Comparison:
             self.say(place.name(), text, (found.text or "").strip() or None, Spot(wanted, found, ""))
         for name, value in wanted.attrib.items():
             there = found.get(name)
-            if not same(tag, name, value, there) and not ((tag, name) in _OF_CONTENT and self._stands(wanted, found)):
+            moot = (tag, name) in _OF_CONTENT and (self._stands(wanted, found) or _both_empty(wanted, found))
+            if not same(tag, name, value, there) and not moot:
                 self.say(place.name(name), value, there, Spot(wanted, found, name))
         for child in dict.fromkeys(local(one) for one in _elements(wanted)):
             self._children(child, wanted, found, place)
@@ -146,7 +152,7 @@ class _Comparison:
 
     def _stands(self, wanted: Any, found: Any) -> bool:
         """Tell whether another content stands for the declared one in the disk that these are, or are part of."""
-        disk, there = (one if local(one) == "disk" else one.getparent() for one in (wanted, found))
+        disk, there = _disk_of(wanted), _disk_of(found)
         if disk is None or there is None or local(disk) != "disk":
             return False
         return content(there) in self.subject.instead.get(content(disk), frozenset())
@@ -228,6 +234,17 @@ class _Comparison:
                 part = bool(place.owner) and not key(one)
                 below = place.below(tag) if part else self._place_of(one, place, [*there, None])
                 self.say(below.name(), None, summary(one), Spot(None, one))
+
+
+def _disk_of(element: Any) -> Any:
+    """Return the disk that an element is, or is directly part of; else what that is part of."""
+    return element if local(element) == "disk" else element.getparent()
+
+
+def _both_empty(wanted: Any, found: Any) -> bool:
+    """Tell whether there is no medium, as declared: a running drive has no format then."""
+    drives = (_disk_of(wanted), _disk_of(found))
+    return all(one is not None and one.get("device") in REMOVABLE and not content(one) for one in drives)
 
 
 def _emptied(wanted: Any) -> frozenset[str]:

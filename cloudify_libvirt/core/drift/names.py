@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from cloudify_libvirt.core.units import human_size
+
+# Parameters, at any depth, whose values are bytes.
+_BYTES = frozenset({"memory", "max_memory", "disk", "size"})
 _ROOT = {
     "@type": "type",
     "memory": "max_memory",
@@ -28,6 +34,12 @@ _ROOT = {
     "on_poweroff": "events.poweroff",
     "on_reboot": "events.reboot",
     "on_crash": "events.crash",
+    "pm": "power",
+    "pm/suspend-to-mem/@enabled": "power.suspend_to_mem",
+    "pm/suspend-to-disk/@enabled": "power.suspend_to_disk",
+    "genid": "generation_id",
+    "resource": "partition",
+    "resource/partition": "partition",
     "cpu/@mode": "cpu_mode",
     "bridge/@name": "dev",
     "bridge/@stp": "stp",
@@ -132,3 +144,10 @@ def field_name(kind: str, path: str) -> str:
 
 def _as_words(path: str) -> str:
     return path.replace("/@", ".").replace("@", "").replace("/", ".")
+
+
+def in_words(field: str, value: Any, absent: str = "nothing") -> str:
+    """Return a value as people read it; ``absent`` for None."""
+    if value is None:
+        return absent
+    return human_size(int(value)) if field.rpartition(".")[2] in _BYTES and str(value).isdigit() else str(value)

@@ -78,6 +78,8 @@ _SETS = frozenset({"cpuset", "cpus", "nodeset", "vcpus"})
 _TAPS = ("vnet", "macvtap", "macvlan", "vif")
 _MAC = re.compile("[0-9a-f]{1,2}([:-][0-9a-f]{1,2}){5}")
 _NEGATIVE = frozenset({"no", "off", "0", "false"})
+# Of these the hypervisor's own choice is yes.
+_OFFERED = frozenset({"suspend-to-mem", "suspend-to-disk"})
 _TRUE, _FALSE = frozenset({"yes", "on", "true"}), frozenset({"no", "off", "false"})
 # Left out of a definition where it is this.
 _DEFAULTS = {("ip", "family"): "ipv4", ("route", "family"): "ipv4", ("disk", "device"): "disk",
@@ -161,7 +163,7 @@ def content(disk: Any) -> str:
 
 def local(element: Any) -> str:
     """Return an element's name without its name space."""
-    return str(etree.QName(element).localname)
+    return str(element.tag).rpartition("}")[2]
 
 
 def _at(element: Any, path: str) -> str:
@@ -176,7 +178,7 @@ def same(tag: str, name: str, wanted: str, found: str | None) -> bool:
     if (tag, name) in _HIDDEN or _chosen_at_start(tag, name, wanted):
         return True
     if found is None:
-        return wanted.lower() in _NEGATIVE or _DEFAULTS.get((tag, name)) == wanted
+        return (wanted.lower() in _NEGATIVE and tag not in _OFFERED) or _DEFAULTS.get((tag, name)) == wanted
     found = found.strip()
     if tag == "type" and name == "machine":
         return _same_machine(wanted, found)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cloudify_libvirt.core import network, parse
 from cloudify_libvirt.core.errors import AccessDenied, Conflict, CoreError, Missing, Unsupported, quiet
 from cloudify_libvirt.core.host import hostnet
+from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.units import human_size
 
@@ -54,7 +55,12 @@ def check_way(session: Session, path: str, label: str) -> None:
 
 def guests_user(session: Session) -> tuple[int, int] | None:
     """Return uid and gid that guests run as, or None where the host does not say."""
-    return parse.hypervisor_user(session.fact("capabilities", session.connection.getCapabilities))
+
+    def ask() -> tuple[int, int] | None:
+        return parse.hypervisor_user(session.fact("capabilities", session.connection.getCapabilities))
+
+    found: tuple[int, int] | None = session.fact("user of guests", ask)
+    return found
 
 
 def closed_directory(session: Session, path: str) -> tuple[Path, tuple[int, int]] | None:
@@ -120,9 +126,9 @@ def free_memory_kib(session: Session) -> int | None:
     return sum(int(stats.get(kind, 0)) for kind in ("free", "buffers", "cached"))
 
 
-def taken_macs(session: Session, uuid: str) -> dict[str, str]:
+def taken_macs(session: Session, uuid: str, *, fresh: bool = False) -> dict[str, str]:
     """Return the MACs in use by others than the domain with that UUID, each with who uses it, in words."""
-    taken = {mac: f"domain '{name}'" for name, other, mac in domain_macs(session) if other != uuid}
+    taken = {mac: f"domain '{name}'" for name, other, mac in domain_macs(session, fresh=fresh) if other != uuid}
     with suppress(Unsupported):  # hypervisors without networks of their own
         for name, facts in network.others(session, ""):
             if facts.mac:
@@ -133,18 +139,38 @@ def taken_macs(session: Session, uuid: str) -> dict[str, str]:
     return taken
 
 
-def check_macs(session: Session, uuid: str, macs: Iterable[str], label: str) -> None:
+def check_macs(session: Session, uuid: str, macs: Iterable[str], label: str, *, fresh: bool = False) -> None:
     """Raise ``Conflict`` when another domain has one of the MACs; the next try chooses others, or says so for good."""
     wanted = set(macs)
-    others = domain_macs(session) if wanted else []
+    others = domain_macs(session, fresh=fresh) if wanted else []
     for name, other, mac in others:
         if mac in wanted and other != uuid:
             reason, remedy = f"domain '{name}' has taken MAC {mac} meanwhile", "Give the interface another mac."
             raise Conflict("define", label, reason, remedy, retryable=True)
 
 
-def domain_macs(session: Session) -> list[tuple[str, str, str]]:
-    """Return (domain name, UUID, MAC) of every network card of the host's domains, of all its drivers."""
+@contextmanager
+def mac_for(session: Session, uri: str, uuid: str, mac: str, label: str) -> Iterator[None]:
+    """Hold the host's MACs while a card with that one is given to the domain with that UUID.
+
+    Raises:
+        Conflict: somebody else has the MAC.
+    """
+    with host_lock(uri, "macs"):
+        holder = taken_macs(session, uuid, fresh=True).get(mac)
+        if holder is not None:
+            reason = f"MAC {mac} belongs to {holder}"
+            raise Conflict("attach a card to", label, reason, "Give the card another mac.")
+        yield
+
+
+def domain_macs(session: Session, *, fresh: bool = False) -> list[tuple[str, str, str]]:
+    """Return (domain name, UUID, MAC) of every network card of the host's domains, of all its drivers.
+
+    Of cards that were attached to domains that are off libvirt sends no event: ``fresh`` reads all definitions.
+    """
+    if fresh:
+        return [card for handle in session.all_domains() for card in _cards(handle)]
     # Each driver's own session hears of its domains' changes.
     return [card for driver in session.drivers() for cards in driver.of_domains(_cards) for card in cards]
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import platformdirs
 from filelock import FileLock, Timeout
 
 from cloudify_libvirt.core import units
 from cloudify_libvirt.core.errors import Busy, CoreError, ImageFailed, InvalidSpec
 from cloudify_libvirt.core.host import files as host_files
+from cloudify_libvirt.core.host.cachedir import CACHE_VARIABLE, cache_directory
 from cloudify_libvirt.core.image import files as image_files
 from cloudify_libvirt.core.image.checksum import Checksum
 from cloudify_libvirt.core.image.checksum_lists import ChecksumLists
@@ -35,7 +35,6 @@ from cloudify_libvirt.core.image.web import SCHEMES, Validators
 
 __all__ = ["Checksum", "Image", "ImageCache", "Progress", "detect_format", "extract_root"]
 
-CACHE_VARIABLE = "CLOUDIFY_LIBVIRT_CACHE"
 OFFLINE_VARIABLE = "CLOUDIFY_LIBVIRT_OFFLINE"
 MAX_VARIABLE = "CLOUDIFY_LIBVIRT_MAX_IMAGE"
 MAX_BYTES = 64 << 30
@@ -97,8 +96,7 @@ class ImageCache:
 
     def __init__(self, directory: Path | None = None) -> None:
         """Use ``directory``, else $CLOUDIFY_LIBVIRT_CACHE, else the user's cache directory."""
-        given = directory or os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("cloudify-libvirt")
-        self.directory = Path(given).absolute()
+        self.directory = (directory or cache_directory()).absolute()
         self.images = self.directory / "images"
         self.partial = self.directory / "partial"
         self.index = Index(self.directory / "index", self.images)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -49,10 +49,10 @@ class Entry:
         """Return the entry's file."""
         return directory() / self.key[:2] / f"{self.key}-{_digest(self.home, self.instance)}.json"
 
-    @property
-    def draft(self) -> Path:
-        """Return the file that an entry is written to first: beside the others, as a reader takes those for entries."""
-        return directory() / f"{self.path.stem}.draft"
+
+def _draft(path: Path) -> Path:
+    """Return the file that an entry is written to first: beside the others, as a reader takes those for entries."""
+    return path.parent.parent / f"{path.stem}.draft"
 
 
 @lru_cache(maxsize=1024)
@@ -72,24 +72,27 @@ def write(entry: Entry) -> None:
         CoreError: it cannot be written; nothing may be made then.
     """
     path = entry.path
-    text = json.dumps(vars(_dated(entry)), sort_keys=True)
+    data = json.dumps(vars(_dated(entry, path)), sort_keys=True).encode()
     try:
+        with suppress(FileNotFoundError):
+            return _write_private(path, data)
         make_private(path.parent)
-        _write_private(entry.draft, text)
-        entry.draft.replace(path)
+        _write_private(path, data)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
-def _write_private(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+def _write_private(path: Path, data: bytes) -> None:
+    draft = _draft(path)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+    draft.replace(path)
 
 
-def _dated(entry: Entry) -> Entry:
+def _dated(entry: Entry, path: Path) -> Entry:
     if entry.since:
         return entry
-    known = _read(entry.path)
+    known = _read(path)
     return replace(entry, since=known.since if known else datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -99,7 +102,7 @@ def forget(entry: Entry) -> None:
     try:
         path.unlink(missing_ok=True)
         # Of a write that was killed.
-        entry.draft.unlink(missing_ok=True)
+        _draft(path).unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
 

@@ -94,8 +94,7 @@ def _merge(domain: Domain, one: SnapshotFacts, off: bool) -> None:
                 merge(domain, target, top, base)
     gone = {top: (base, one.formats[target]) for target, top, base in jobs}
     for other in others:
-        if gone.keys() & set(other.sources.values()):
-            _redefine(domain, other.name, gone)
+        _redefine(domain, other.name, gone)
 
 
 def _freezes(other: SnapshotFacts, target: str, path: str) -> bool:
@@ -122,10 +121,13 @@ def _check_lone(domain: Domain, one: SnapshotFacts, target: str, top: str, base:
 
 
 def _redefine(domain: Domain, name: str, gone: dict[str, tuple[str, str]]) -> None:
-    handle = domain.handle.snapshotLookupByName(name, 0)
+    with libvirt_call("move the files of", label(domain, name)):
+        handle = domain.handle.snapshotLookupByName(name, 0)
+        xml = snapshot_xml.moved(handle.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE), gone)
+    if not xml:
+        return
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
     if name == current(domain):
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
     with libvirt_call("move the files of", label(domain, name)):
-        xml = handle.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE)
-        domain.handle.snapshotCreateXML(snapshot_xml.moved(xml, gone), flags)
+        domain.handle.snapshotCreateXML(xml, flags)

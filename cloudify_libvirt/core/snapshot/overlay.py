@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from lxml import etree
 
 from cloudify_libvirt.core.document.render import TemplateSource, render
+from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import CoreError, Missing, libvirt_call
 from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.identity import scoped_name
@@ -24,8 +25,11 @@ from cloudify_libvirt.core.spec.variables import Backing, VolumeFacts
 from cloudify_libvirt.core.volume import Volume
 
 MOMENTARY = "cfy-directory-"
-# What we call our files: DISK@SNAPSHOT[.NUMBER].qcow2 and DOMAIN@SNAPSHOT.mem.
-_OURS = re.compile(r"[^/]+@[^/@]+\.(qcow2|mem)")
+# What we call our files: DISK@SNAPSHOT[.NUMBER].qcow2 and DOMAIN@SNAPSHOT.mem; of an encrypted disk's overlay
+# libvirt makes an id of QEMU's, which has fewer letters: DISK--at--SNAPSHOT[.NUMBER].qcow2.
+_OURS = re.compile(r"[^/]+(@|--at--)[^/@]+\.(qcow2|mem)")
+_AT, _ENCRYPTED_AT = "@", "--at--"
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]")
 _MOST_NUMBERS = 1000
 
 
@@ -48,11 +52,14 @@ def is_ours(path: str) -> bool:
 
 
 @contextmanager
-def pool_at(session: Session, directory: str) -> Iterator[Pool]:
-    """Give the pool of a directory, its contents read anew; one that is made for this goes afterwards."""
+def pool_at(session: Session, directory: str, *, build: bool = False) -> Iterator[Pool]:
+    """Give the pool of a directory, its contents read anew; one that is made for this goes afterwards.
+
+    With ``build`` a directory that is not there is made.
+    """
     # Nobody else's may go while another process works with it.
     with host_lock(session.uri, f"directory {posixpath.normpath(directory)}"):
-        pool = _find(session, directory) or _make(session, directory)
+        pool = _find(session, directory) or _make(session, directory, build=build)
         try:
             pool.start()
             pool.refresh()
@@ -70,12 +77,18 @@ def _find(session: Session, directory: str) -> Pool | None:
     return next((pool for pool in pools if pool.path and posixpath.normpath(pool.path) == wanted), None)
 
 
-def _make(session: Session, directory: str) -> Pool:
+def _make(session: Session, directory: str, *, build: bool) -> Pool:
     root = etree.Element("pool", {"type": "dir"})
     etree.SubElement(root, "name").text = MOMENTARY + hashlib.sha256(directory.encode()).hexdigest()[:12]
-    etree.SubElement(etree.SubElement(root, "target"), "path").text = directory
+    target = etree.SubElement(root, "target")
+    etree.SubElement(target, "path").text = directory
+    flags = 0
+    if build:
+        # It changes the mode of one that is there, too: who asks has a directory of its own.
+        etree.SubElement(etree.SubElement(target, "permissions"), "mode").text = "0711"
+        flags = libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD
     with libvirt_call("look into", f"directory {directory} on {session.uri}"):
-        return Pool(session, session.connection.storagePoolCreateXML(etree.tostring(root).decode(), 0))
+        return Pool(session, session.connection.storagePoolCreateXML(etree.tostring(root).decode(), flags))
 
 
 @dataclass(frozen=True)
@@ -87,10 +100,11 @@ class Owner:
     taken: frozenset[str]
 
 
-def make(session: Session, below: str, format_: str, owner: Owner, journal: Journal) -> str:
+def make(session: Session, below: str, format_: str, owner: Owner, journal: Journal, secret: str = "") -> str:
     """Make an empty overlay of a disk's file beside it, readable by its owner alone; return its path.
 
-    A file of the journal that need not stay was left by an attempt that was cut off, and is made anew.
+    A file of the journal that need not stay was left by an attempt that was cut off, and is made anew. With
+    ``secret``, the UUID of one of libvirt's, the overlay is encrypted with its key.
 
     Raises:
         Missing: the file below is gone.
@@ -100,22 +114,20 @@ def make(session: Session, below: str, format_: str, owner: Owner, journal: Jour
         base = Volume.find(pool, name)
         if base is None:
             raise Missing("make an overlay of", f"{below} on {session.uri}", "the file does not exist", "Restore it.")
-        path = _free(pool, name, owner, journal)
+        path = _free(pool, name, owner, journal, encrypted=bool(secret))
         journal.add(path)
         # The format as the domain has it: what a guest wrote into a raw disk may look like another.
         facts = VolumeFacts(base.facts().capacity_bytes, 0, "qcow2", Backing(below, format_))
         new = posixpath.basename(path)
-        variables = {"secret": "", **asdict(facts), "name": new}
+        variables = {**asdict(facts), "secret": secret, "name": new}
         xml = render(TemplateSource(name="volume.xml.j2"), variables, schema="storagevol", node=new)
         return Volume.create(pool, xml, new).path
 
 
-def _free(pool: Pool, name: str, owner: Owner, journal: Journal) -> str:
-    stem = posixpath.splitext(name)[0].split("@")[0]
+def _free(pool: Pool, name: str, owner: Owner, journal: Journal, *, encrypted: bool) -> str:
     known = set(journal.known())
     for number in range(1, _MOST_NUMBERS):
-        ending = f"{file_part(owner.snapshot)}.qcow2" if number == 1 else f"{file_part(owner.snapshot)}.{number}.qcow2"
-        path = posixpath.join(pool.path, f"{stem}@{ending}")
+        path = posixpath.join(pool.path, _name(name, owner.snapshot, number, encrypted=encrypted))
         there = Volume.find(pool, posixpath.basename(path))
         if path in owner.taken or (there is not None and path not in known):
             continue
@@ -123,6 +135,15 @@ def _free(pool: Pool, name: str, owner: Owner, journal: Journal) -> str:
             there.delete(owner.domain)
         return path
     raise CoreError("name an overlay of", f"volume '{name}'", "a thousand names are taken", "Remove old files.")
+
+
+def _name(disk: str, snapshot: str, number: int, *, encrypted: bool) -> str:
+    stem = posixpath.splitext(disk)[0].split(_AT)[0].split(_ENCRYPTED_AT)[0]
+    ending = f"{file_part(snapshot)}.qcow2" if number == 1 else f"{file_part(snapshot)}.{number}.qcow2"
+    if not encrypted:
+        return f"{stem}{_AT}{ending}"
+    name = _NOT_IN_ID.sub("_", f"{stem}{_ENCRYPTED_AT}{ending}")
+    return name if name[0].isalpha() else f"disk-{name}"
 
 
 def file_part(snapshot: str) -> str:

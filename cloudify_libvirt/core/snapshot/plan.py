@@ -24,13 +24,18 @@ class Wish:
 
 @dataclass(frozen=True)
 class PlannedDisk:
-    """One disk; ``mode`` is internal, external or no, ``file`` the overlay to come, ``below`` what it stands on."""
+    """One disk; ``mode`` is internal, external or no, ``file`` the overlay to come, ``below`` what it stands on.
+
+    ``secret`` has the key of an encrypted disk, and of its overlay.
+    """
 
     target: str
     mode: str
     below: str = ""
     format: str = ""
     file: str = ""
+    secret: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,10 @@ def _check_external(taken: list[DiskState], label: str) -> None:
         remedy = "A domain without disks that a guest can write has no state to keep while it is off."
         raise Unsupported("snapshot", label, "no disk is left that could have an overlay", remedy)
     for disk in taken:
-        if disk.kind not in ("file", "volume") or disk.encrypted:
-            what = "encrypted: what is written from now on would not be"
-            what = what if disk.encrypted else f"of type {disk.kind}, and cannot have an overlay"
+        if disk.kind not in ("file", "volume") or (disk.encrypted and (disk.kind != "file" or not disk.secret)):
+            what = "encrypted, with a key that is not in a secret by UUID: what is written from now on would not be"
+            if not disk.encrypted or disk.secret:
+                what = f"of type {disk.kind}, and cannot have an {'encrypted ' if disk.encrypted else ''}overlay"
             reason = f"disk {disk.target} is {what}"
             raise Unsupported("snapshot", label, reason, f"Leave it out: exclude {disk.target}.")
 
@@ -144,4 +150,4 @@ def _quiesce(wish: Wish, label: str, *, running: bool, agent: bool, memory: str)
 
 
 def _planned(disk: DiskState, mode: str) -> PlannedDisk:
-    return PlannedDisk(disk.target, mode, disk.path, disk.format)
+    return PlannedDisk(disk.target, mode, disk.path, disk.format, secret=disk.secret, engine=disk.engine)

@@ -103,13 +103,14 @@ def _to_files(domain: Domain, one: SnapshotFacts, journal: Journal, off: bool) -
     """Put fresh overlays on the snapshot's files, and start from its memory where it has one."""
     owner = overlay.Owner(domain.uuid, one.name, frozenset(needed(domain)))
     before = [disk.path for disk in disks_of(domain) if disk.path]
-    fresh = {
-        target: overlay.make(domain.session, one.sources[target], one.formats[target], owner, journal)
-        for target in one.overlays
-    }
     handle = domain.handle.snapshotLookupByName(one.name, 0)
     with libvirt_call("read", label(domain, one.name)):
         text = str(handle.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+    keys = {disk.target: disk.secret for disk in snapshot_xml.disks(snapshot_xml.saved_domain(text))}
+    fresh = {
+        target: overlay.make(domain.session, one.sources[target], one.formats[target], owner, journal, keys[target])
+        for target in one.overlays
+    }
     memory = snapshot_xml.with_sources(_memory_xml(domain, one), fresh) if one.memory_file else ""
     domain.destroy()
     drop_saved_state(domain)

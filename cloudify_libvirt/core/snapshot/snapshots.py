@@ -162,6 +162,8 @@ def create(domain: Domain, wish: Wish, journal: Journal = NO_JOURNAL, write_xml:
             reason = f"its name would be '{snapshot_xml.facts(xml).name}'"
             raise InvalidTemplate("make", label(domain, wish.name), reason, "Leave <name> to snapshot_name.")
         frozen = _take(domain, wish, made, xml)
+        if any(disk.file and disk.secret for disk in made.disks):
+            name_below(domain, wish.name)
     except CoreError:
         # What cannot be removed now is in the journal, and goes with the domain.
         with suppress(CoreError):
@@ -177,7 +179,7 @@ def _with_files(domain: Domain, wish: Wish, drafted: Plan, journal: Journal) -> 
     owner = overlay.Owner(domain.uuid, wish.name, frozenset(needed(domain)))
     chosen = [disk for disk in drafted.disks if disk.mode == "external"]
     overlays = {
-        disk.target: overlay.make(domain.session, disk.below, disk.format, owner, journal)
+        disk.target: overlay.make(domain.session, disk.below, disk.format, owner, journal, disk.secret)
         for disk in chosen
     }  # fmt: skip
     memory = ""
@@ -209,6 +211,19 @@ def _take(domain: Domain, wish: Wish, plan: Plan, xml: str) -> bool:
                 raise
     _ask(domain, wish.name, xml, flags)
     return False
+
+
+def name_below(domain: Domain, name: str) -> None:
+    """Have the stored definition say what encrypted overlays of a snapshot stand on, with the keys.
+
+    Of a guest that is off libvirt notes the overlay alone, and the next start would find no key for what is below.
+    """
+    with libvirt_call("read", label(domain, name)):
+        handle = domain.handle.snapshotLookupByName(name, 0)
+        text = str(handle.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+    xml = snapshot_xml.with_below(domain.definition(), text)
+    if xml:
+        Domain.define(domain.session, xml, domain.name, domain.uuid)
 
 
 def _memory_flag(domain: Domain, plan: Plan) -> int:

@@ -6,6 +6,7 @@ Source: https://libvirt.org/formatsnapshot.html
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from cloudify_libvirt.core.parse import bad, document, number
 class DiskState:
     """One disk of a domain; ``kind`` is libvirt's type of the source: file, volume, block, network, ...
 
-    ``secret``: UUID of the secret with the key of a disk that is encrypted with LUKS.
+    ``secret``: UUID of the secret with the key of a disk that is encrypted with LUKS, ``engine``: who decrypts it.
     """
 
     target: str
@@ -32,6 +33,7 @@ class DiskState:
     encrypted: bool = False
     ready: bool = False
     secret: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,19 +120,55 @@ def saved_domain(snapshot_xml: str) -> str:
 
 
 def with_sources(domain_xml: str, sources: Mapping[str, str]) -> str:
-    """Return the definition with these disks (target: path) as qcow2 files."""
+    """Return the definition with these disks (target: path) as qcow2 files, encrypted as they are."""
     root = document(domain_xml)
     for disk in root.findall("devices/disk"):
         path = sources.get(_attribute(disk, "target", "dev"))
         if path is None:
             continue
+        below, encryption = _below(disk), disk.find("source/encryption")
         for name in ("source", "backingStore", "mirror"):
             for element in disk.findall(name):
                 disk.remove(element)
         disk.set("type", "file")
         _driver(disk).set("type", "qcow2")
-        etree.SubElement(disk, "source", {"file": path})
+        source = etree.SubElement(disk, "source", {"file": path})
+        if encryption is not None:
+            source.append(encryption)
+        disk.extend(below)
     return etree.tostring(root, encoding="unicode")
+
+
+def _below(disk: Any) -> list[Any]:
+    """Return what an overlay of an encrypted disk stands on: libvirt finds the file itself, but not its key.
+
+    Source: https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms (backingStore)
+    """
+    source = disk.find("source")
+    encryption = [deepcopy(one) for one in (*disk.findall("source/encryption"), *disk.findall("encryption"))]
+    if source is None or not encryption:
+        return []
+    found = etree.Element("backingStore", {"type": disk.get("type", "file")})
+    etree.SubElement(found, "format", {"type": _attribute(disk, "driver", "type") or "raw"})
+    etree.SubElement(found, "source", {"file": source.get("file", "")}).append(encryption[0])
+    found.extend(deepcopy(one) for one in disk.findall("backingStore"))
+    return [found]
+
+
+def with_below(domain_xml: str, snapshot_xml: str) -> str:
+    """Return the definition with what the overlays of the snapshot's encrypted disks stand on; "" if it is there."""
+    root, saved = document(domain_xml), document(saved_domain(snapshot_xml))
+    overlays = facts(snapshot_xml).overlays
+    before = {_attribute(disk, "target", "dev"): disk for disk in saved.findall("devices/disk")}
+    changed = False
+    for disk in root.findall("devices/disk"):
+        target = _attribute(disk, "target", "dev")
+        if target not in overlays or disk.find("backingStore") is not None:
+            continue
+        below = _below(before[target]) if _attribute(disk, "source", "file") == overlays[target] else []
+        disk.extend(below)
+        changed = changed or bool(below)
+    return etree.tostring(root, encoding="unicode") if changed else ""
 
 
 def _driver(disk: Any) -> Any:
@@ -139,18 +177,32 @@ def _driver(disk: Any) -> Any:
 
 
 def moved(snapshot_xml: str, paths: Mapping[str, tuple[str, str]]) -> str:
-    """Return the snapshot with files that went (path: new path and format) replaced in its saved domain."""
+    """Return the snapshot with files that went (path: new path and format) replaced in its saved domain; "" if none."""
     root = document(snapshot_xml)
-    for disk in root.findall("domain/devices/disk") + root.findall("inactiveDomain/devices/disk"):
-        source = disk.find("source")
-        if source is None or source.get("file") not in paths:
-            continue
-        path, format_ = paths[source.get("file")]
-        source.set("file", path)
-        _driver(disk).set("type", format_)
-        for element in disk.findall("backingStore"):
-            disk.remove(element)
-    return etree.tostring(root, encoding="unicode")
+    disks = root.findall("domain/devices/disk") + root.findall("inactiveDomain/devices/disk")
+    changed = [disk for disk in disks if _moved(disk, paths)]
+    return etree.tostring(root, encoding="unicode") if changed else ""
+
+
+def _moved(disk: Any, paths: Mapping[str, tuple[str, str]]) -> bool:
+    """Let a disk, and what it is said to stand on, do without the files that went; tell whether it had one."""
+    source, found = disk.find("source"), False
+    for element in disk.findall(".//backingStore"):
+        path = _attribute(element, "source", "file")
+        if path in paths and element.find("backingStore") is not None:
+            # What it was written into is the next one down.
+            element.getparent().replace(element, element.find("backingStore"))
+            found = True
+    if source is None or source.get("file") not in paths:
+        return found
+    path, format_ = paths[source.get("file")]
+    source.set("file", path)
+    _driver(disk).set("type", format_)
+    for element in disk.findall("backingStore"):
+        disk.remove(element)
+        if _attribute(element, "source", "file") == path:
+            disk.extend(element.findall("backingStore"))
+    return True
 
 
 def completed(snapshot_xml: str, planned_xml: str) -> str:
@@ -182,6 +234,7 @@ def _disk(element: Any) -> DiskState:
         ready=mirror is not None and mirror.get("ready") == "yes",
         secret=_attribute(element, "source/encryption[@format='luks']/secret", "uuid")
         or _attribute(element, "encryption[@format='luks']/secret", "uuid"),
+        engine=_attribute(element, "source/encryption", "engine") or _attribute(element, "encryption", "engine"),
     )
 
 

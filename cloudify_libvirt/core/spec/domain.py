@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, model_validator
 
 from cloudify_libvirt.core.spec import hardware_rules
-from cloudify_libvirt.core.spec.base import Count, dsl, strict
+from cloudify_libvirt.core.spec.base import AbsolutePath, Count, Uuid, dsl, strict
 from cloudify_libvirt.core.spec.cpu import Cpu, CpuTune, NumaCell, NumaTune
 from cloudify_libvirt.core.spec.devices import (
     BalloonField,
@@ -30,7 +30,7 @@ from cloudify_libvirt.core.spec.display import (
 )
 from cloudify_libvirt.core.spec.domain_basics import DomainBasics
 from cloudify_libvirt.core.spec.fields import option, shorthand
-from cloudify_libvirt.core.spec.firmware import Boot, Clock, Events, Features, FirmwareField, Smbios
+from cloudify_libvirt.core.spec.firmware import Boot, Clock, Events, Features, FirmwareField, Power, Smbios
 from cloudify_libvirt.core.spec.memory import BlockTune, MemoryBacking, MemoryTune
 
 _LIST = dsl(default=[])
@@ -54,6 +54,9 @@ class DomainSpec(DomainBasics):
     features: Features | None = option("{acpi, smm, hyperv, kvm_hidden, ...}.")
     clock: Clock | None = option("{offset, timezone, timers}.")
     events: Events | None = option("{poweroff, reboot, crash}: what follows.")
+    power: Power | None = option("{suspend_to_mem, suspend_to_disk}: how the guest may sleep.")
+    generation_id: Uuid | None = option("UUID by which the guest sees that it was put back (VM generation ID).")
+    partition: AbsolutePath | None = option("Resource partition (cgroup) of the host, as in /machine/shop.")
     smbios: Smbios | None = option("{manufacturer, product, serial, ...}, or {host: true}.")
     tpm: TpmField = option("true, or {model, version, persistent, encryption_secret, banks}: a TPM by swtpm.")
     video: VideoField | None = option("Model, or {model, heads, vram, accel3d, width, height}.")

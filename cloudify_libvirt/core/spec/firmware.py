@@ -144,6 +144,13 @@ class Events(Part):
     ) = option("It crashed.")
 
 
+class Power(Part):
+    """What the firmware offers to the guest's operating system. Source: formatdomain.html#power-management."""
+
+    suspend_to_mem: Flag | None = option("It may sleep, with its memory kept (S3).")
+    suspend_to_disk: Flag | None = option("It may sleep, with its memory on disk (S4).")
+
+
 class Smbios(Part):
     """What the firmware tells the guest of its machine."""
 

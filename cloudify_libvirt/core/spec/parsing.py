@@ -33,6 +33,8 @@ _INTRINSIC = {
     "get_environment_capability", "get_group_capability", "get_input", "get_label", "get_property", "get_secret",
     "get_sys", "merge", "string_find", "string_lower", "string_replace", "string_split", "string_upper",
 }  # fmt: skip
+# What holds nothing.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _SECRET = {"cloud_init", "files", "content", "encryption", "auth", "password"}
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 # What no encoding can carry, nor the messages of pydantic.
@@ -82,8 +84,9 @@ def refuse_functions(value: object, path: str, node: str) -> None:
         for key, item in value.items():
             if isinstance(key, str) and not key.isascii() and _SURROGATE.search(key):
                 raise InvalidSpec("read", f"{path} of node {node}", f"the key {key!r} is not Unicode text")
-            refuse_functions(item, f"{path}.{key}", node)
-    elif isinstance(value, list | tuple):
+            if type(item) not in _PLAIN:
+                refuse_functions(item, f"{path}.{key}", node)
+    elif isinstance(value, (list, tuple)):
         for at, item in enumerate(value):
             refuse_functions(item, f"{path}[{at}]", node)
 

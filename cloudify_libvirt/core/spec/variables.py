@@ -157,7 +157,7 @@ def _devices(spec: DomainSpec) -> dict[str, Any]:
 
 
 def _owner(mark: OwnershipMark | None) -> Any:
-    return asdict(mark) if mark else ""
+    return dict(vars(mark)) if mark else ""
 
 
 def _network(spec: NetworkSpec, facts: NetworkFacts) -> dict[str, Any]:

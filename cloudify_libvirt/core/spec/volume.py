@@ -140,6 +140,10 @@ _ENCRYPTION = "{passphrase | passphrase_file | secret, ephemeral}: encrypt with 
 _SOURCES = ("image", "url", "file", "content", "source_volume")
 
 
+# libvirt makes an id of QEMU's of the name. Source: storage_util.c (storageBackendCreateQemuImgSecretObject)
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+
 class VolumeSpec(Spec):
     """A storage volume."""
 
@@ -191,6 +195,9 @@ class VolumeSpec(Spec):
             return self
         if not self.pool:
             raise missing("pool", "a volume needs the name of its pool")
+        if self.encryption and self.name and not _IDENTIFIER.fullmatch(self.name):
+            reason = "an encrypted volume's name begins with a letter, and has only letters, digits, '.', '_' and '-'"
+            raise missing("name", reason)
         if not (self.capacity or self.size or self.sources or self.format == "dir"):
             raise missing("size", "a volume needs size (as in '20 GiB'), capacity (in MiB), image or url")
         return self

@@ -7,7 +7,8 @@ from typing import Any
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import InUse, libvirt_call, unless_gone
 from cloudify_libvirt.core.parse import DiskFacts
-from cloudify_libvirt.core.storage.users import DOMAIN, Users
+from cloudify_libvirt.core.snapshot import xml as snapshot_xml
+from cloudify_libvirt.core.storage.users import DOMAIN, SNAPSHOT, User, Users
 from cloudify_libvirt.core.units import check_growth
 from cloudify_libvirt.core.volume import Volume, refuse_users, running_disks
 
@@ -37,10 +38,16 @@ def grow(volume: Volume, capacity_bytes: int, *, thick: bool = False) -> str:
     return f"under running domain '{domain.name()}'"
 
 
+def check(volume: Volume, capacity_bytes: int) -> None:
+    """Raise what ``grow`` would refuse it for; nothing is changed."""
+    check_growth("resize", volume.target, volume.facts().capacity_bytes, capacity_bytes)
+    _refuse_others(volume, running_disks(volume))
+
+
 def _refuse_others(volume: Volume, running: list[tuple[Any, DiskFacts]]) -> None:
     """Raise ``InUse`` unless the volume is nothing but a disk of one running domain, or of domains that are off."""
     users = Users(volume.pool.session).users_of(volume.path, volume.pool.name, volume.name)
-    refuse_users(volume, "resize", [user.words for user in users if user.kind != DOMAIN])
+    refuse_users(volume, "resize", [user.words for user in users if user.kind != DOMAIN and _needs(volume, user)])
     if len(running) > 1:
         refuse_users(volume, "resize", [f"running domain '{domain.name()}'" for domain, _disk in running])
     of_disks = {domain.UUIDString() for domain, _disk in running}
@@ -48,6 +55,16 @@ def _refuse_others(volume: Volume, running: list[tuple[Any, DiskFacts]]) -> None
     for domain in volume.pool.session.all_domains():
         if domain.UUIDString() in wanted:
             _refuse_state(volume, domain)
+
+
+def _needs(volume: Volume, user: User) -> bool:
+    """Tell whether a user needs the volume as it is; a snapshot does not need the file that came with it."""
+    if user.kind != SNAPSHOT:
+        return True
+    session = volume.pool.session
+    with libvirt_call("list the snapshots of", f"the domain of {user.words}"):
+        texts = [one.getXMLDesc() for one in session.connection.lookupByUUIDString(user.uuid).listAllSnapshots()]
+    return any(volume.path in snapshot_xml.facts(text).sources.values() for text in texts)
 
 
 def _refuse_state(volume: Volume, domain: Any) -> None:

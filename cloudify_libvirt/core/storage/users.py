@@ -47,9 +47,12 @@ class User:
 
 @dataclass(frozen=True)
 class _Overlay:
+    """``path`` and ``backing`` without links; ``said`` is the path as libvirt has it."""
+
     path: str
     backing: str
     user: User
+    said: str
 
 
 class Users:
@@ -67,7 +70,7 @@ class Users:
         Raises:
             CoreError: something could not be read; nobody may conclude then that the volume is free.
         """
-        wanted = self._real(path)
+        wanted = self.real(path)
         domains = [
             user
             for user, references in self._of_domains
@@ -77,21 +80,27 @@ class Users:
 
     def overlays(self, path: str) -> list[User]:
         """Return the volumes of active pools whose backing file the volume is."""
-        wanted = self._real(path)
+        wanted = self.real(path)
         return [o.user for o in self._of_volumes if o.backing == wanted and o.path not in self._removed]
+
+    def above(self, path: str) -> list[str]:
+        """Return the paths of the volumes of active pools that stand directly on a file."""
+        wanted = self.real(path)
+        return [o.said for o in self._of_volumes if o.backing == wanted and o.path not in self._removed]
 
     def forget(self, path: str) -> None:
         """Leave out a volume that was deleted since."""
-        self._removed.add(self._real(path))
+        self._removed.add(self.real(path))
 
-    def _real(self, path: str) -> str:
+    def real(self, path: str) -> str:
+        """Return the path without links, where that can be told."""
         if path not in self._paths:
             here = path.startswith("/") and self._session.shares_files
             self._paths[path] = os.path.realpath(path) if here else path
         return self._paths[path]
 
     def _reals(self, references: frozenset[parse.Reference]) -> set[parse.Reference]:
-        return {self._real(one) if isinstance(one, str) else one for one in references}
+        return {self.real(one) if isinstance(one, str) else one for one in references}
 
     @cached_property
     def _of_domains(self) -> list[tuple[User, set[parse.Reference]]]:
@@ -107,7 +116,7 @@ class Users:
     @cached_property
     def _of_volumes(self) -> list[_Overlay]:
         return [
-            _Overlay(self._real(path), self._real(backing), _overlay(name, pool))
+            _Overlay(self.real(path), self.real(backing), _overlay(name, pool), path)
             for pool in self._pools()
             for name, (path, backing, _unchanged) in self._backings_in(pool).items()
             if backing

@@ -16,15 +16,23 @@ from lxml import etree
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.drift.compare import Subject
 from cloudify_libvirt.core.drift.rules import EXTRAS, REMOVABLE, content, key, local
-from cloudify_libvirt.core.update.definition import changes
+from cloudify_libvirt.core.update.definition import Change, changes
 
-_DISK = "disk "
+_DISK, _LIMITS = "disk ", "iotune "
 _SECRET = ("passwd", "passwdValidTo")
 
 
 def listed(root: Any) -> list[str]:
-    """Return the listed devices of a definition: kind and key, and of a disk its content; what has no key as XML."""
-    return [_entry(one) for one in root.iterfind("devices/*") if local(one) in EXTRAS["devices"]]
+    """Return the listed devices of a definition: kind and key, and of a disk its content; what has no key as XML.
+
+    After them come the disks that have limits.
+    """
+    devices = list(root.iterfind("devices/*"))
+    return [*(_entry(one) for one in devices if local(one) in EXTRAS["devices"]), *filter(None, map(_limits, devices))]
+
+
+def _limits(device: Any) -> str:
+    return f"{_LIMITS}{key(device)}" if local(device) == "disk" and device.find("iotune") is not None else ""
 
 
 def _entry(element: Any) -> str:
@@ -43,9 +51,38 @@ def taken_back(last: Iterable[str], now: Iterable[str]) -> list[str]:
     return list((Counter(last) - Counter(now)).elements())
 
 
+def disks(entries: Iterable[str]) -> list[tuple[str, str]]:
+    """Return target and content of the listed disks."""
+    words = (entry.split(" ", 2) for entry in entries if entry.startswith(_DISK))
+    return [(one[1], one[2]) for one in words if len(one) > 2]
+
+
 def contents(entries: Iterable[str]) -> set[str]:
     """Return the contents of the listed disks."""
-    return {entry.split(" ", 2)[2] for entry in entries if entry.startswith(_DISK) and entry.count(" ") > 1}
+    return {content_ for _target, content_ in disks(entries)}
+
+
+def stands(subject: Subject, entry: str, device: Any) -> bool:
+    """Tell whether an entry is of a device that was found: it is the device, or it has the limits."""
+    return entry == _limits(device) or is_one(subject, [entry], device)
+
+
+def is_known(subject: Subject, last: Iterable[str], now: Iterable[str], change: Change) -> bool:
+    """Tell whether what is there and not declared was declared before; what never was is not ours to take away.
+
+    Such are whole devices, limits of a disk without declared ones, and the medium of a drive that is declared empty.
+    """
+    found = change.spot.found
+    if change.goes:
+        return is_one(subject, taken_back(last, now), found)
+    if change.spot.wanted is not None or change.spot.attribute is not None:
+        return True
+    disk = found.getparent()
+    if local(found) == "iotune":
+        return _limits(disk) in last
+    if local(found) == "source" and disk.get("device") in REMOVABLE:
+        return content(disk) in contents(last)
+    return True
 
 
 def is_one(subject: Subject, entries: Iterable[str], element: Any) -> bool:
@@ -82,18 +119,15 @@ class Elsewhere:
     found: str
 
 
-def elsewhere(
-    subject: Subject, wanted: Any, found: Any, last: Iterable[str], *, anew: bool = False
-) -> Iterator[Elsewhere]:
-    """Yield the disks that would lose their content; ``anew``: nothing of the root ``found`` would be kept."""
+def elsewhere(subject: Subject, wanted: Any, found: Any, last: Iterable[str]) -> Iterator[Elsewhere]:
+    """Yield the disks that would lose their content."""
     known, asked = contents(last), {key(disk): disk for disk in _fixed(wanted)}
     there = {key(disk): content(disk) for disk in _fixed(found)}
     for name, now in there.items():
         field = subject.names.get(f"{_DISK}{name}") or f"disks[{name}]"
         if name in asked:
             declared = content(asked[name])
-            stands = now in subject.instead.get(declared, frozenset()) and not anew
-            if not stands and now not in (declared, *known):
+            if now not in subject.instead.get(declared, frozenset()) and now not in (declared, *known):
                 yield Elsewhere(field, declared, now)
             continue
         # At another place, and still what stands for what is to be attached.

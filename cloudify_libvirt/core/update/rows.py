@@ -9,12 +9,14 @@ from functools import cache
 
 
 class How(StrEnum):
-    """How a change comes into effect."""
+    """How a change comes into effect; the last two are of no row: they depend on what is there."""
 
     LIVE = "live"
     NEXT_BOOT = "next boot"
     RESTART = "restart"
     REPLACE = "replace"
+    REFUSED = "refused"
+    STAYS = "stays"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ _TOLERANCE_KIB = 4
 # How long the guest is given to say how much of its memory it uses.
 _STATS_TIMEOUT_S = 3.0
 _RESTART = "it takes effect at the next start"
+# The parameters, as the user calls them.
+MEMORY, MAX_MEMORY, VCPU, MAX_VCPU = "memory", "max_memory", "vcpu", "max_vcpu"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Pending:
-    """One value that is not in effect yet; ``at_start`` says that the next start brings it."""
+    """One value, by its parameter, that is not in effect yet; ``at_start``: the next start brings it."""
 
     what: str
     wanted: int
@@ -46,10 +48,11 @@ class Pending:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        if self.what == "vcpus":
-            return f"{self.wanted} vCPUs (now {self.now}): {self.why}"
+        if self.what in (VCPU, MAX_VCPU):
+            name = "a maximum of " if self.what == MAX_VCPU else ""
+            return f"{name}{self.wanted} vCPUs (now {self.now}): {self.why}"
         wanted, now = (units.human_size(value * units.KIB) for value in (self.wanted, self.now))
-        name = "a maximum of memory of " if self.what == "max_memory_kib" else "memory of "
+        name = "a maximum of memory of " if self.what == MAX_MEMORY else "memory of "
         return f"{name}{wanted} (now {now}): {self.why}"
 
 
@@ -86,6 +89,15 @@ def completed(wish: Size, now: Size) -> Size:
         vcpus=vcpus,
         max_vcpus=max(wish.max_vcpus or now.max_vcpus or 1, vcpus),
     )
+
+
+def at_start(wish: Size, now: Size) -> frozenset[str]:
+    """Return the parameters that a running guest of the size ``now`` can have at its next start only."""
+    beyond = (
+        (MEMORY, wish.memory_kib, now.max_memory_kib),
+        (VCPU, wish.vcpus, now.max_vcpus),
+    )
+    return frozenset({MAX_MEMORY, MAX_VCPU, *(name for name, wanted, most in beyond if (wanted or 0) > (most or 0))})
 
 
 def apply(domain: Any, wish: Size, timeout_s: float = CONFIRM_TIMEOUT_S) -> Outcome:
@@ -139,9 +151,12 @@ class _Change:
     def live(self, wish: Size) -> None:
         now = read(self.domain.xml())
         to = completed(wish, now)
-        if to.max_memory_kib != now.max_memory_kib and wish.max_memory_kib:
+        if to.max_memory_kib != now.max_memory_kib:
             why = f"the maximum of a running guest cannot change; {_RESTART}"
-            self.pending.append(Pending("max_memory_kib", to.max_memory_kib or 0, now.max_memory_kib or 0, why))
+            self.pending.append(Pending(MAX_MEMORY, to.max_memory_kib or 0, now.max_memory_kib or 0, why))
+        if to.max_vcpus != now.max_vcpus:
+            why = f"a running guest cannot get another maximum; {_RESTART}"
+            self.pending.append(Pending(MAX_VCPU, to.max_vcpus or 0, now.max_vcpus or 0, why))
         if wish.memory_kib:
             self._memory(wish.memory_kib, now.max_memory_kib or 0)
         if wish.vcpus and wish.vcpus != now.vcpus:
@@ -154,7 +169,7 @@ class _Change:
         if wanted > most:
             limit = units.human_size(most * units.KIB)
             why = f"the running guest can have {limit} at most; {_RESTART}"
-            self.pending.append(Pending("memory_kib", wanted, now, why))
+            self.pending.append(Pending(MEMORY, wanted, now, why))
             return
         refusal = self._try("setMemoryFlags", wanted)
         # libvirt only asks: a guest without a balloon driver changes nothing, and no error says so.
@@ -167,7 +182,7 @@ class _Change:
             return
         why = refusal or f"the guest has not confirmed it within {self.timeout_s:g} s"
         why = f"{why}; a guest without a balloon driver always has its maximum, which only the next start can change"
-        self.pending.append(Pending("memory_kib", wanted, self._actual_kib(), why, at_start=False))
+        self.pending.append(Pending(MEMORY, wanted, self._actual_kib(), why, at_start=False))
 
     def _actual_kib(self) -> int:
         if self.domain.state in OFF:
@@ -184,7 +199,7 @@ class _Change:
             self.done.append(f"running guest: {wanted} vCPUs")
         else:
             why = refusal or "the guest has not taken or given it back"
-            self.pending.append(Pending("vcpus", wanted, reached, f"{why}; {_RESTART}"))
+            self.pending.append(Pending(VCPU, wanted, reached, f"{why}; {_RESTART}"))
 
     def _try(self, call: str, value: int) -> str:
         """Ask the running guest; return its refusal. What may pass (a lost connection) is raised."""

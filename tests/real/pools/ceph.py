@@ -72,11 +72,11 @@ class Ceph:
 
     def _daemon(self, program: str, name: str, *question: str) -> Daemon:
         command = (program, "-c", self._settings, "-f", "-i", name)
-        ask = ("ceph", "-c", str(self._settings), "--connect-timeout", "3", *question)
+        ask = ("ceph", "-c", str(self._settings), "--connect-timeout", "10", *question)
         return Daemon(*command, ready=lambda: answers(*ask))
 
     def _run(self, program: str, *arguments: object) -> str:
-        return run("timeout", 30, program, "-c", self._settings, *arguments)
+        return run("timeout", 120, program, "-c", self._settings, *arguments)
 
     def __call__(self, *arguments: object) -> str:
         """Ask the monitor as its administrator."""
@@ -101,6 +101,7 @@ class Ceph:
             yield
         finally:
             monitor.send_signal(signal.SIGCONT)
+            self("status")
 
     def end(self) -> None:
         for daemon in reversed(self._daemons):

@@ -82,7 +82,7 @@ class Daemon:
 
     def __init__(self, *command: object, ready: Callable[[], bool]) -> None:
         self.process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not ready():
             assert self.process.poll() is None and time.monotonic() < deadline, f"{command} does not answer"
             time.sleep(0.1)
@@ -99,7 +99,7 @@ def answers(*command: str) -> bool:
 def restart_libvirtd() -> None:
     """Kill the lab's libvirtd and have its PID 1 start it again; returns when it answers."""
     os.kill(int(Path("/run/libvirt/libvirtd.pid").read_text()), signal.SIGKILL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not answers("virsh", "-c", QEMU, "list"):
         assert time.monotonic() < deadline, "libvirtd does not come back"
         # It starts what is missing, also when the last one was not yet reaped.

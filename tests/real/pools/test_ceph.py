@@ -157,7 +157,7 @@ def test_the_key_is_nowhere(ceph: Ceph, caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.mark.parametrize("user", [USER, "nobody"])
 def test_a_wrong_key_is_not_tried_again(ceph: Ceph, user: str) -> None:
-    node = rbd(OTHER_KEY, user=user, client_mount_timeout="2")
+    node = rbd(OTHER_KEY, user=user, client_mount_timeout="30")
     install(node, "validate", "create")
     with pytest.raises(NonRecoverableError, match=r"refuses the user or the key.*params\.auth") as caught:
         node.run(pool_tasks.configure)
@@ -171,12 +171,12 @@ def test_a_monitor_that_is_away_is_tried_again(ceph: Ceph) -> None:
     begin = time.monotonic()
     with pytest.raises(RecoverableError, match=r"no monitor answers.*params\.source\.hosts"):
         node.run(pool_tasks.configure)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 90
     uninstall(node)
 
 
 def test_a_monitor_that_hangs_is_tried_again(ceph: Ceph) -> None:
-    node = rbd(ceph.key, client_mount_timeout="2")
+    node = rbd(ceph.key, client_mount_timeout="5")
     install(node, "validate", "create")
     with ceph.frozen(), pytest.raises(RecoverableError, match="no monitor answers"):
         node.run(pool_tasks.configure)

@@ -8,6 +8,7 @@ import pytest
 from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import pool_tasks
+from cloudify_libvirt.core.storage import pool_preflight
 from tests.real.pools.storage import INITIATOR, TARGET, pool_node, pools
 
 HOST = {"hosts": ["127.0.0.1"]}
@@ -33,7 +34,12 @@ HOST = {"hosts": ["127.0.0.1"]}
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("operation", ["validate", "create"])
-def test_what_the_host_lacks(type_: str, params: dict[str, Any], words: tuple[str, ...], operation: str) -> None:
+def test_what_the_host_lacks(
+    type_: str, params: dict[str, Any], words: tuple[str, ...], operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if type_ in ("iscsi", "mpath"):
+        # Also where somebody has installed them.
+        monkeypatch.setattr(pool_preflight, "_PATH", "/nowhere")
     node = pool_node("lacking", type_, **params)
     before = pools()
     with pytest.raises(NonRecoverableError) as caught:
