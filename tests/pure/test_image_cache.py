@@ -211,7 +211,7 @@ def test_list_and_prune(run: Any, cache: ImageCache, server: Server, three: list
     assert "removed 1, 1 MiB" in run("cache", "prune", "--keep-bytes", "1 MiB").output
     assert images(cache) == three[2:]
     for wrong in (["--older-than", "x"], ["--keep-bytes", "x"], ["--pools"], ["--uri", "test:///default"]):
-        run("cache", "prune", *wrong, code=2)
+        run("cache", "prune", *wrong, code=64)
 
 
 def test_verify_finds_what_was_damaged(run: Any, cache: ImageCache, three: list[str]) -> None:

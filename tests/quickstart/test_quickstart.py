@@ -192,7 +192,8 @@ def test_up_again_and_down(newcomer: Newcomer) -> None:
 def _started(newcomer: Newcomer, log_has: str) -> subprocess.Popen[bytes]:
     """Start quickstart and return when its log has the words."""
     process = subprocess.Popen(
-        [SCRIPT, "--machines", "1", *on_lab()],
+        # A shell in the background ignores SIGINT, and so does all that it starts.
+        ["env", "--default-signal=INT", SCRIPT, "--machines", "1", *on_lab()],
         env=newcomer.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
