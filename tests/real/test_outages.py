@@ -62,7 +62,7 @@ class Lab:
 
     def whole(self, point: str) -> list[str]:
         """What one point has there."""
-        files = ("", "/domain.xml", "/manifest.json", "/vda.qcow2")
+        files = ("", "/domain.xml", "/manifest.json", "/sda.iso", "/vda.qcow2")
         return ["hello", "hello/hello", *(f"hello/hello/{point}{file}" for file in files)]
 
 
