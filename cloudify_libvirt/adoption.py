@@ -39,13 +39,13 @@ class Mirror:
     def __init__(self, request: Request, *, active: bool) -> None:
         """Read and write nothing until the instance's record changes."""
         self._request = request
-        self._active = active and request.kind in _KINDS
+        self.active = active and request.kind in _KINDS
         self._known: dict[str, Any] | None = None
         self._stale = False
 
     def look(self, changing: str) -> None:
         """Note what the journal says before it is changed."""
-        if self._known is None and self._active:
+        if self._known is None and self.active:
             self._known = self._journal()
             if self._known and not self._entry.path.exists():
                 # Of an earlier release, or lost.
@@ -61,7 +61,7 @@ class Mirror:
             if journal:
                 ledger.write(replace(self._entry, journal=journal))
             else:
-                self._forget(self._entry)
+                self.forget(self._entry)
         self._known, self._stale = journal, False
 
     @cached_property
@@ -70,7 +70,8 @@ class Mirror:
         recorded = self._request.record.get("libvirt_auth") if self._known else None
         return entry_of(self._request, str(recorded or "") or self._request.uri)
 
-    def _forget(self, entry: Entry) -> None:
+    def forget(self, entry: Entry) -> None:
+        """Remove an entry; where that fails, say so."""
         try:
             ledger.forget(entry)
         except CoreError as error:
@@ -89,6 +90,13 @@ def mirrored(request: Request, *, active: bool = True) -> Mirror:
     mirror = Mirror(request, active=active)
     request.record.before_change, request.record.before_store = mirror.look, mirror.keep
     return mirror
+
+
+def forget_intent(request: Request) -> None:
+    """Forget the entry of an instance that has recorded nothing: a kill came before it could, so nothing was made."""
+    mirror = Mirror(request, active=True)
+    if mirror.active and not request.record.get("resource_id"):
+        mirror.forget(entry_of(request, request.uri))
 
 
 def entry_of(request: Request, uri: str) -> Entry:

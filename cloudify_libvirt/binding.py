@@ -12,7 +12,7 @@ from cloudify.decorators import operation
 from cloudify.exceptions import NonRecoverableError, RecoverableError
 
 from cloudify_libvirt import local_errors, local_guard, local_storage
-from cloudify_libvirt.adoption import Fits, adopt, check_ours, mirrored
+from cloudify_libvirt.adoption import Fits, adopt, check_ours, forget_intent, mirrored
 from cloudify_libvirt.core import errors
 from cloudify_libvirt.core.outage import bridged
 from cloudify_libvirt.core.spec import Kind
@@ -155,6 +155,7 @@ def removes(noun: Any, *, kind: Kind) -> Callable[[Callable[..., Any]], Operatio
         def act(request: Request) -> None:
             if not request.external:
                 function(look_up(noun, request), request)
+            forget_intent(request)
             request.record.clear()
 
         return as_operation(kind)(functools.wraps(function)(act))

@@ -123,7 +123,9 @@ def test_secrets_are_nowhere_but_where_they_must_be(
         assert {path.name for path in kept.rglob("p1/*")} >= {"manifest.json", "domain.xml", "vda.qcow2"}
         (made,) = host.domain("vm").listAllSnapshots()
         assert made.getName().endswith("-one") and not host.domain("vm").listAllCheckpoints(), "apply let it go"
-        assert holders(kept) == {kept / "bad/vm/p1/sda.iso": {"cloud-init password", "user data"}}, "the seed's, no other"
+        assert holders(kept) == {kept / "bad/vm/p1/sda.iso": {"cloud-init password", "user data"}}, (
+            "the seed's, no other"
+        )
         assert stat.S_IMODE((kept / "bad/vm/p1/sda.iso").stat().st_mode) == 0o600
         said += cfy("node-instances", "-b", "bad").output
         assert found_in(documents(host).encode()) == set()
