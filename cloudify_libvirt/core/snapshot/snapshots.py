@@ -59,11 +59,11 @@ def refuse_job(domain: Domain, action: str) -> None:
 
 
 def listed(domain: Domain) -> list[SnapshotFacts]:
-    """Return the snapshots, parents before children, older ones first."""
+    """Return the snapshots, parents before children, older ones first, those of one second by name."""
     refuse_drivers(domain, "list the snapshots of")
     with libvirt_call("list the snapshots of", domain.target):
         texts = [handle.getXMLDesc(0) for handle in domain.handle.listAllSnapshots(0)]
-    left = sorted(map(snapshot_xml.facts, texts), key=lambda one: one.created)
+    left = sorted(map(snapshot_xml.facts, texts), key=lambda one: (one.created, one.name))
     found: list[SnapshotFacts] = []
     while left:
         known = {one.name for one in found}
