@@ -91,12 +91,13 @@ def beside(host: Host, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
 
 
 def settled(machine: Machine) -> None:
-    """Wait until the firmware has written its variables of the first boot."""
+    """Wait until the firmware has written its variables of the first boot, and let it write no more."""
     deadline = time.monotonic() + 180
     seen: tuple[float, ...] = ()
     while time.monotonic() < deadline:
         now = machine.nvram.stat().st_mtime, machine.tpm.stat().st_mtime
         if now == seen and time.time() - max(now) > 4:
+            machine.handle.suspend()
             return
         seen = now
         time.sleep(0.3)
