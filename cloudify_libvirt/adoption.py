@@ -95,8 +95,14 @@ def mirrored(request: Request, *, active: bool = True) -> Mirror:
 def forget_intent(request: Request) -> None:
     """Forget the entry of an instance that has recorded nothing: a kill came before it could, so nothing was made."""
     mirror = Mirror(request, active=True)
-    if mirror.active and not request.record.get("resource_id"):
-        mirror.forget(entry_of(request, request.uri))
+    if not mirror.active or request.record.get("resource_id"):
+        return
+    try:
+        uri = request.uri
+    except CoreError:
+        # The operation that would have made something could not read it either.
+        return
+    mirror.forget(entry_of(request, uri))
 
 
 def entry_of(request: Request, uri: str) -> Entry:

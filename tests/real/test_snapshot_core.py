@@ -192,7 +192,7 @@ def test_tree_of_external_snapshots(plain: Machine) -> None:
     assert plain.holds("vda", 2) and current(plain.domain) == "two"
     plain.revert("three")
     assert plain.holds("vda", 3)
-    with pytest.raises(InUse, match="it has children: two, three"):
+    with pytest.raises(InUse, match="it has children: (two, three|three, two)"):
         plain.delete("one")
     plain.delete("two")
     assert plain.holds("vda", 3)
