@@ -39,13 +39,23 @@ def lighten() -> bool:
     # Nearly all that a run makes stays to its end, or goes without a collection.
     if 0 < gc.get_threshold()[0] < _FEW_COLLECTIONS:
         gc.set_threshold(_FEW_COLLECTIONS, *gc.get_threshold()[1:])
-    from cloudify_libvirt import local_copies, local_loggers, local_messages, local_parser, local_storage
+    from cloudify_libvirt import (
+        local_copies,
+        local_graph,
+        local_lines,
+        local_loggers,
+        local_messages,
+        local_parser,
+        local_storage,
+    )
 
     local_copies.take_over(filter(None, map(_module, _COPYING)))
     local_parser.improve()
     local_storage.improve()
     local_messages.improve()
     local_loggers.improve()
+    local_graph.improve()
+    local_lines.improve()
     return True
 
 

@@ -19,12 +19,20 @@ from cloudify_libvirt import busy, local_engine, local_inputs, local_remains, lo
 _ENGINE = "cloudify.workflows.local"
 # Defined last there.
 _COMPLETE = "StorageConflictError"
+_GUARDED = {
+    "DeploymentStorage": ("store_execution", "execution_ended"),
+    "FileStorage": (
+        "remove_deployment", "remove_blueprint", "get_blueprint", "get_deployment", "get_node_instances",
+        "store_blueprint", "store_deployment", "store_executions",
+    ),
+    "_Storage": ("create_deployment", "create_blueprint"),
+}  # fmt: skip
 
 
 def install() -> bool:
     """Guard the engine, once; False while its module is not there, or is another than the known one."""
     local = sys.modules.get(_ENGINE)
-    if local is None or not hasattr(local, _COMPLETE):
+    if local is None or not _is_known(local):
         return False
     if not hasattr(local.DeploymentStorage.store_execution, "guards"):
         _wrap(local.DeploymentStorage, "store_execution", _executing)
@@ -47,6 +55,13 @@ def install() -> bool:
         begins = functools.partial(local_retreat.beginning, local.init_env)
         vars(local)["init_env"] = functools.wraps(local.init_env)(begins)
     return True
+
+
+def _is_known(local: Any) -> bool:
+    """Tell whether the engine's module is complete, and has all that is guarded."""
+    if not all(hasattr(local, name) for name in (_COMPLETE, "init_env", "JSONEncoderWithDatetime", *_GUARDED)):
+        return False
+    return all(hasattr(getattr(local, owner), name) for owner, names in _GUARDED.items() for name in names)
 
 
 def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
@@ -79,6 +94,7 @@ def _executed(engines: Any, storage: Any, *args: Any, **kwargs: Any) -> Any:
         return engines(storage, *args, **kwargs)
     finally:
         if home := _home(storage):
+            local_retreat.worked(home, storage.name)
             busy.release(home, storage.name)
 
 

@@ -2,7 +2,8 @@
 
 The engine forgets a deployment's old state, then reads, then writes the new one: a wrong input would leave an installed
 deployment without its state, or a blueprint without a deployment. So the old state is laid aside in ``aside/ID`` while
-something of it stands, and comes back unless all is written; after a kill the next cfy brings it back.
+something of it stands, and comes back unless all is written; after a kill the next cfy brings it back. One cfy at a
+time may begin a deployment.
 
 Source: cloudify.workflows.local.init_env and FileStorage, cloudify_cli.commands.init of 7.0
 """
@@ -21,8 +22,15 @@ from cloudify_libvirt import busy, local_hints
 
 _PARTS = ("blueprints", "deployments")
 _NOTHING_STANDS = frozenset({"uninitialized", "deleted"})
-# (home, deployment) of what this very process has laid aside.
+# (home, deployment) of what this very process has laid aside, and of what it has ended a workflow of: to remove that
+# afterwards, as ``cfy uninstall`` does, is meant.
 _begun: set[tuple[str, str]] = set()
+_worked: set[tuple[str, str]] = set()
+
+
+def worked(home: str, name: str) -> None:
+    """Note that this process has ended a workflow of the deployment."""
+    _worked.add((str(Path(home)), name))
 
 
 def removing(engines: Callable[..., Any], storage: Any, name: str) -> Any:
@@ -30,11 +38,11 @@ def removing(engines: Callable[..., Any], storage: Any, name: str) -> Any:
     home = Path(storage._root_storage_dir)
     part = "deployments" if engines.__name__ == "remove_deployment" else "blueprints"
     key = (str(home), name)
-    if part == "deployments" and _stands(home / part / name):
+    if part == "deployments" and key not in _worked and _stands(home / part / name):
         # Nobody else may take it until it is known whether the new one can be read.
         busy.claim(str(home), name, "cfy install or init")
         if not _begun:
-            atexit.register(_let_all_go)
+            atexit.register(_have_all_again)
         _begun.add(key)
         shutil.rmtree(home / "aside" / name, ignore_errors=True)
     if key not in _begun:
@@ -74,18 +82,23 @@ class _Attempt:
 
     def __init__(self, home: Path, name: str, blueprint: Path) -> None:
         self._home, self._name, self._blueprint = home, name, blueprint
-        self._new = [home / part / name for part in _PARTS if not (home / part / name).exists()]
+        self._new: list[Path] = []
 
     def __enter__(self) -> None:
-        pass
+        # What is new is removed where this fails: nobody else may begin it meanwhile.
+        busy.claim(str(self._home), self._name, "cfy install or init")
+        self._new = [path for part in _PARTS if not (path := self._home / part / self._name).exists()]
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            for path in self._new:
-                shutil.rmtree(path, ignore_errors=True)
-            put_back(self._home, self._name)
-            _help(error, self._blueprint)
-        _let_go(self._home, self._name)
+        try:
+            if error is not None:
+                for path in self._new:
+                    shutil.rmtree(path, ignore_errors=True)
+                put_back(self._home, self._name)
+                _help(error, self._blueprint)
+            _let_go(self._home, self._name)
+        finally:
+            busy.release(str(self._home), self._name)
 
 
 def _help(error: BaseException, blueprint: Path) -> None:
@@ -138,7 +151,8 @@ def _let_go(home: Path, name: str) -> None:
         busy.release(*key)
 
 
-def _let_all_go() -> None:
-    """At the end of a process that removed and began nothing: what it removed is gone."""
+def _have_all_again() -> None:
+    """At the end of a process that removed and began nothing: what it removed is there again."""
     for home, name in list(_begun):
+        put_back(Path(home), name)
         _let_go(Path(home), name)

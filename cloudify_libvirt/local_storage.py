@@ -47,6 +47,7 @@ _nodes: dict[Path, tuple[tuple[int, int, int], dict[str, bytes]]] = {}
 # Instance file -> the same, and its content. The clock of a file system has ticks of some milliseconds: only that one
 # process at a time runs a deployment's workflow makes two writes within one tick the writer's own.
 _instances: dict[str, tuple[tuple[int, int, int], bytes]] = {}
+_remembering = threading.Lock()
 
 
 def digest() -> str:
@@ -81,8 +82,10 @@ def load_instance(self: Any, deployment_id: str, node_instance_id: str) -> Any:
         return _parse(known[1])
     with open(path, "rb") as file:  # noqa: PTH123 - often
         content = file.read()
-    # Changed while it was read, it is read again the next time.
-    _remember(path, stamp, content)
+    with _remembering:
+        # Changed while it was read, it is read again the next time; written meanwhile, what was written counts.
+        if _instances.get(path) is known:
+            _remember(path, stamp, content)
     return _parse(content)
 
 
@@ -100,7 +103,8 @@ def store_instance(self: Any, deployment_id: str, instance: Any) -> Any:
     """Replace one instance's file in one step."""
     path = self._instance_path(deployment_id, instance.id)
     data = json.dumps(instance, cls=local.JSONEncoderWithDatetime).encode()
-    _remember(path, _overwritten(path, data) or _replaced(Path(path), instance.id, data), data)
+    with _remembering:
+        _remember(path, _overwritten(path, data) or _replaced(Path(path), instance.id, data), data)
     return local.NodeInstance(instance)
 
 

@@ -69,7 +69,7 @@ def _of_others(request: Request, look: Look, differences: list[Difference]) -> s
     What an update refused the user wants all the same.
     """
     refused = str(request.record.get("update_refused") or "")
-    there = {_key(one) for one in differences if one.field not in refused}
+    there = {_key(one) for one in differences if not _names(refused, one.field)}
     last = _declared_last(request)
     if last is None:
         return there
@@ -78,6 +78,11 @@ def _of_others(request: Request, look: Look, differences: list[Difference]) -> s
     except CoreError:
         # What was declared then cannot be any more.
         return there
+
+
+def _names(text: str, field: str) -> bool:
+    """Tell whether a text names a field, and not another that begins or ends like it."""
+    return re.search(rf"(?<![\w.]){re.escape(field)}(?![\w.]*\w)", text) is not None
 
 
 def _declared_last(request: Request) -> Request | None:

@@ -87,14 +87,14 @@ def _with_free(request: Request, cards: Iterable[Mapping[str, Any]], taken: Mapp
                 "Give the interface another mac, or leave it out to get a free one.",
             )
         if not mac or mac in taken:
-            entry["mac"] = _free_mac(request, position, taken.keys() | used)
+            entry["mac"] = _free_mac(request, position, taken, used)
             used.add(entry["mac"])
     return networks
 
 
-def _free_mac(request: Request, position: int, taken: set[str]) -> str:
+def _free_mac(request: Request, position: int, taken: Mapping[str, str], used: set[str]) -> str:
     candidates = (request.identity.mac(position, attempt) for attempt in range(_MAC_ATTEMPTS))
-    return next(mac for mac in candidates if mac not in taken)
+    return next(mac for mac in candidates if mac not in taken and mac not in used)
 
 
 def plan(request: Request) -> Plan:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cloudify_libvirt import deployments
 from tests.local.test_local_setup import CFY
@@ -75,6 +79,66 @@ def test_what_is_removed_is_removed(things: Things) -> None:
     home = things.directory.parents[1]
     assert things.things and not things.directory.exists() and not (home / "aside").exists()
     assert not list((home / "busy").iterdir())
+
+
+def test_what_fails_before_anything_is_read(things: Things) -> None:
+    """cfy looks for the resolver of imports when the old state is gone already."""
+    things.install(NODES, **INPUTS)
+    blueprint = things.blueprint(NODES, **INPUTS)
+    config = things.home.path / ".cloudify/config.yaml"
+    good = config.read_text(encoding="utf-8")
+    before = written(things)
+    config.write_text(yaml.safe_dump({**yaml.safe_load(good), "import_resolver": {"implementation": "no.such:Thing"}}))
+    for command in ("install", "init"):
+        refused(things, command, blueprint, "-b", "dep")
+    config.write_text(good, encoding="utf-8")
+    assert written(things) == before
+    things.whole()
+    things.home.cfy("uninstall", "-b", "dep")
+    assert things.things == {} and not things.directory.exists()
+
+
+class Slow(BaseHTTPRequestHandler):
+    """A server whose answer waits until it may go on."""
+
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def do_GET(self) -> None:
+        self.asked.set()
+        assert self.may_answer.wait(300)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"tosca_definitions_version: cloudify_dsl_1_3\n")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_two_begin_at_once(things: Things) -> None:
+    """The second does not even begin, so that it has nothing to take back from the first."""
+    good = things.blueprint(NODES, **INPUTS)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever).start()
+        slow = good.with_name("slow.yaml")
+        read = yaml.safe_load(good.read_text(encoding="utf-8"))
+        read["imports"].append(f"http://127.0.0.1:{server.server_port}/more.yaml")
+        slow.write_text(yaml.safe_dump(read), encoding="utf-8")
+        environment = {**things.home.environment, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+        try:
+            with subprocess.Popen([CFY, "install", slow, "-b", "dep"], env=environment, cwd=things.home.path,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:  # fmt: skip
+                assert Slow.asked.wait(300)
+                for inputs in ("count=2", "count=many"):
+                    said = refused(things, "install", good, "-b", "dep", "-i", inputs)
+                    assert f"deployment dep is busy: cfy install or init, pid {first.pid}," in said
+                Slow.may_answer.set()
+                said = first.communicate(timeout=300)[0]
+        finally:
+            Slow.may_answer.set()
+            server.shutdown()
+    assert first.returncode == 0, said
+    assert len(things.things) == 1
+    things.whole()
 
 
 def test_killed_at_every_change(things: Things) -> None:

@@ -107,10 +107,21 @@ ALLOWED = {
     "local_storage": set[str](),
     "local_state": {"engine"},
     "local_copies": set[str](),
+    "local_graph": set[str](),
+    "local_lines": set[str](),
     "local_loggers": set[str](),
     "local_parser": set[str](),
     "local_messages": set[str](),
-    "local_engine": {"local_copies", "local_loggers", "local_parser", "local_storage", "local_messages", "package"},
+    "local_engine": {
+        "local_copies",
+        "local_graph",
+        "local_lines",
+        "local_loggers",
+        "local_messages",
+        "local_parser",
+        "local_storage",
+        "package",
+    },
     "local_guard": {"busy", "local_engine", "local_inputs", "local_remains", "local_retreat", "package"},
     "local_retreat": {"busy", "local_hints", "package"},
     "local_hints": {"shipped", "package"},
@@ -120,8 +131,8 @@ ALLOWED = {
 # Rooms that know the engine.
 ENGINE_ROOMS = {
     "engine", "request", "binding", "checking", "scripting", "local_resolver", "local_agent", "local_errors",
-    "local_engine", "local_guard", "local_loggers", "local_parser", "local_state", "local_storage", "local_messages",
-    "planning", "workflows",
+    "local_engine", "local_graph", "local_guard", "local_lines", "local_loggers", "local_parser", "local_state",
+    "local_storage", "local_messages", "planning", "workflows",
 }  # fmt: skip
 
 

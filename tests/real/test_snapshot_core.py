@@ -192,7 +192,7 @@ def test_tree_of_external_snapshots(plain: Machine) -> None:
     assert plain.holds("vda", 2) and current(plain.domain) == "two"
     plain.revert("three")
     assert plain.holds("vda", 3)
-    with pytest.raises(InUse, match="it has children: (two, three|three, two)"):
+    with pytest.raises(InUse, match=r"it has children: (two, three|three, two)"):
         plain.delete("one")
     plain.delete("two")
     assert plain.holds("vda", 3)
@@ -294,6 +294,22 @@ def test_memory_with_plugged_cpus_is_loaded_from_a_file(machine: Callable[..., M
     found.snapshot("after", kind="external")
     found.revert("after")
     assert found.domain.active and found.domain.handle.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE) == 2
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_disk_that_only_the_running_guest_had(plain: Machine, memory: bool) -> None:
+    """It is no part of the stored definition: the guest goes on with it where its memory knows it."""
+    image("vdb", "qcow2")
+    plain.domain.start()
+    virsh("attach-disk", "snapped", str(PLACE / "vdb"), "vdb", "--driver", "qemu", "--subdriver", "qcow2", "--live")
+    assert "external of vda, vdb" in plain.snapshot("one", kind="external", memory=memory)
+    assert plain.paths()["vdb"] == str(PLACE / "vdb@one.qcow2")
+    plain.revert("one")
+    assert plain.domain.active and plain.paths() == {"vda": str(PLACE / "vda@one.2.qcow2")} | (
+        {"vdb": str(PLACE / "vdb@one.2.qcow2")} if memory else {}
+    )
+    plain.delete("one")
+    assert files() == {"vda", "vdb"} and plain.made == []
 
 
 def test_internal_ones_inside_an_overlay_hold_it(plain: Machine) -> None:

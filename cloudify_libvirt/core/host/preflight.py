@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,7 @@ def taken_macs(session: Session, uuid: str, *, fresh: bool = False) -> dict[str,
 def check_macs(session: Session, uuid: str, macs: Iterable[str], label: str, *, fresh: bool = False) -> None:
     """Raise ``Conflict`` when another domain has one of the MACs; the next try chooses others, or says so for good."""
     wanted = set(macs)
-    others = domain_macs(session, fresh=fresh) if wanted else []
-    for name, other, mac in others:
+    for name, other, mac in domain_macs(session, fresh=fresh) if wanted else ():
         if mac in wanted and other != uuid:
             reason, remedy = f"domain '{name}' has taken MAC {mac} meanwhile", "Give the interface another mac."
             raise Conflict("define", label, reason, remedy, retryable=True)
@@ -164,15 +164,15 @@ def mac_for(session: Session, uri: str, uuid: str, mac: str, label: str) -> Iter
         yield
 
 
-def domain_macs(session: Session, *, fresh: bool = False) -> list[tuple[str, str, str]]:
-    """Return (domain name, UUID, MAC) of every network card of the host's domains, of all its drivers.
+def domain_macs(session: Session, *, fresh: bool = False) -> Iterator[tuple[str, str, str]]:
+    """Yield (domain name, UUID, MAC) of every network card of the host's domains, of all its drivers.
 
     Of cards that were attached to domains that are off libvirt sends no event: ``fresh`` reads all definitions.
     """
     if fresh:
-        return [card for handle in session.all_domains() for card in _cards(handle)]
+        return chain.from_iterable(map(_cards, session.all_domains()))
     # Each driver's own session hears of its domains' changes.
-    return [card for driver in session.drivers() for cards in driver.of_domains(_cards) for card in cards]
+    return chain.from_iterable(cards for driver in session.drivers() for cards in driver.of_domains(_cards))
 
 
 def _cards(handle: Any) -> tuple[tuple[str, str, str], ...]:

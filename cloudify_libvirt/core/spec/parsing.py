@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ _SECRET = {"cloud_init", "files", "content", "encryption", "auth", "password"}
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 # What no encoding can carry, nor the messages of pydantic.
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_building = threading.Lock()
 _MOST_SHOWN = 60
 _MOST_ERRORS = 5
 
@@ -59,16 +61,25 @@ def parse_spec(kind: Kind, params: Mapping[str, Any], *, node: str, extra: bool,
         raise _translate(error, params, node) from None
 
 
+def _model(kind: Kind) -> type[Spec]:
+    model = MODELS[kind]
+    if not model.__pydantic_complete__:
+        # Built at its first use; of several threads not every release of pydantic lets but one do that.
+        with _building:
+            model.model_rebuild()
+    return model
+
+
 def _validated(kind: Kind, params: Mapping[str, Any], rules: Rules) -> Spec:
     try:
-        return MODELS[kind].model_validate(params, context=rules)
+        return _model(kind).model_validate(params, context=rules)
     except ValidationError as error:
         others = {str(details["loc"][0]) for details in error.errors() if details["loc"]} & NEWER
         if kind != "domain" or not rules["extra"] or not others:
             raise
     # Variables of the user's template, which happen to have names of ours.
     known = {name: value for name, value in params.items() if name not in others}
-    spec = MODELS[kind].model_validate(known, context=rules)
+    spec = _model(kind).model_validate(known, context=rules)
     return spec.model_copy(update={"extra": {**spec.extra, **{name: params[name] for name in others}}})
 
 

@@ -1,0 +1,152 @@
+"""Workflows of one worker thread in that thread.
+
+The engine decides in one thread what comes next and does it in another: each of the two dozen tasks of a machine is
+handed over and back. With one worker nothing is done at the same time anyway, so the worker decides, too, between two
+tasks. Whoever started the workflow waits, and is interrupted, as before.
+
+The engine's own way may also sleep a second over a result that comes between its last look and its reset of the event;
+here the event is reset first.
+
+Source: cloudify.workflows.tasks_graph, tasks and workflow_context of cloudify-common 7.0
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from cloudify.workflows import api, tasks, tasks_graph, workflow_context
+
+# Of the sources of the modules, as of cloudify-common 7.0.5.
+_KNOWN = "06295d0e2f42b989e86d8508656ff88835f2e29170e9469a304146a626c2ca4c"
+# Seconds after which cancelled and failed workflows are looked for, as in the engine.
+_LOOK_AGAIN = 1.0
+
+_engines = tasks_graph.TaskDependencyGraph.execute
+
+
+def digest() -> str:
+    """Return the digest of the engine's modules; "" where they cannot be read."""
+    try:
+        content = b"".join(Path(module.__file__).read_bytes() for module in (tasks_graph, tasks, workflow_context))
+    except OSError:
+        return ""
+    return hashlib.sha256(content).hexdigest()
+
+
+def improve() -> bool:
+    """Replace how the engine works graphs off, once; False when its modules are not the known ones."""
+    if tasks_graph.TaskDependencyGraph.execute is execute:
+        return True
+    if digest() != _KNOWN:
+        return False
+    tasks_graph.TaskDependencyGraph.execute = execute
+    return True
+
+
+class _Outcome(Future[None]):
+    """How what is done inside ended: its error is raised where it is waited for, and not here."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        """Tell who waits."""
+        if error is None:
+            self.set_result(None)
+        else:
+            self.set_exception(error)
+        return True
+
+
+class _Bell(threading.Event):
+    """An event that is mostly set already when it is set: that costs nothing."""
+
+    def set(self) -> None:
+        """Wake who waits."""
+        if not self.is_set():
+            super().set()
+
+
+def execute(graph: Any) -> None:
+    """Work the graph off in the worker thread; where there are more, or none, as the engine does."""
+    processor = graph.ctx.internal.local_tasks_processor
+    if not graph.ctx.local or not _is_idle_alone(processor):
+        _engines(graph)
+        return
+    outcome = _Outcome()
+
+    def work() -> None:
+        with outcome:
+            _work_off(graph, processor)
+
+    processor.add_task(work)
+    outcome.result()
+
+
+def _is_idle_alone(processor: Any) -> bool:
+    workers = processor._local_task_processing_pool
+    return len(workers) == 1 and workers[0].is_alive() and workers[0] is not threading.current_thread()
+
+
+def _work_off(graph: Any, processor: Any) -> None:
+    """Do tasks in the order in which they became ready, until the graph is empty, has failed or is cancelled."""
+    waiting: queue.Queue[Any] = processor._local_tasks_queue
+    graph._errors = tasks_graph.TaskDependencyGraphErrors()
+    bell = graph._tasks_wait = _Bell()
+    wake = bell.set
+
+    def add_task(task: Any) -> None:
+        # Also from the timer of a task that is tried again.
+        waiting.put(task)
+        wake()
+
+    processor.add_task = add_task
+    api.cancel_callbacks.add(wake)
+    try:
+        while not graph._is_finished() and not processor.stopped:
+            if not _advance(graph, waiting):
+                bell.clear()
+                if not _advance(graph, waiting):
+                    bell.wait(_LOOK_AGAIN)
+    finally:
+        api.cancel_callbacks.discard(wake)
+        del processor.add_task
+    _conclude(graph)
+
+
+def _advance(graph: Any, waiting: queue.Queue[Any]) -> bool:
+    """Begin what is ready, do one task, end what is finished; False when there was nothing."""
+    while graph._ready:
+        task = graph._ready.pop()
+        # Of those that it depends on, one failed.
+        if not task.dependency_error:
+            graph._run_task(task)
+    done = _do_one(waiting)
+    ended = bool(graph._finished_tasks)
+    while graph._finished_tasks:
+        task, result = graph._finished_tasks.popitem()
+        graph._handle_terminated_task(result, task)
+    return done or ended
+
+
+def _do_one(waiting: queue.Queue[Any]) -> bool:
+    try:
+        task = waiting.get_nowait()
+    except queue.Empty:
+        return False
+    task()
+    return True
+
+
+def _conclude(graph: Any) -> None:
+    if graph._wake_after_fail:
+        graph._wake_after_fail.cancel()
+    if graph._errors:
+        raise graph._errors.format_exception()
+    if api.has_cancel_request():
+        raise api.ExecutionCancelled()
