@@ -10,6 +10,7 @@ Source: cloudify.workflows.local of cloudify-common 7.0
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from cloudify.workflows import local
+from pydantic_core import from_json
 
 # Of the sources of the methods below, as of cloudify-common 7.0.5.
-_KNOWN = "41bdf9d8550cb8df659397c8ff8e7fd3cc02b5c6bf32365ba6cfd3e93094776b"
+_KNOWN = "df40d7f5cfffe49d9a372114ef1b2f9a9c0f662735ba213af055e5c6237592e7"
 _REPLACED = (
+    (local.FileStorage, "_instance_path"),
     (local.FileStorage, "load_instance"),
     (local.FileStorage, "store_instance"),
     (local.FileStorage, "load_node"),
@@ -70,8 +73,24 @@ def improve() -> bool:
     return True
 
 
+def _instance_path(self: Any, deployment_id: str, node_instance_id: str) -> str:
+    """Return the file of an instance."""
+    return _path(self._root_storage_dir, deployment_id, node_instance_id)
+
+
+@functools.lru_cache(maxsize=_MOST_INSTANCES)
+def _path(root: str, deployment_id: str, node_instance_id: str) -> str:
+    return os.path.join(root, "deployments", deployment_id, "node-instances", f"{node_instance_id}.json")  # noqa: PTH118
+
+
 def _parse(content: bytes) -> Any:
-    return local.NodeInstance(json.loads(content, object_hook=local.load_datetime if _DATE in content else None))
+    if _DATE in content:
+        return local.NodeInstance(json.loads(content, object_hook=local.load_datetime))
+    try:
+        return local.NodeInstance(from_json(content))
+    except ValueError:
+        # Deeper than it goes, or not JSON: that is for the engine's own reader to say.
+        return local.NodeInstance(json.loads(content))
 
 
 def load_instance(self: Any, deployment_id: str, node_instance_id: str) -> Any:
@@ -89,6 +108,12 @@ def load_instance(self: Any, deployment_id: str, node_instance_id: str) -> Any:
     return _parse(content)
 
 
+@functools.cache
+def _encoder() -> json.JSONEncoder:
+    encoder: json.JSONEncoder = local.JSONEncoderWithDatetime()
+    return encoder
+
+
 def _remember(path: str, stamp: tuple[int, int, int], content: bytes) -> None:
     if len(_instances) >= _MOST_INSTANCES:
         _instances.clear()
@@ -102,7 +127,7 @@ def _stamp(found: os.stat_result) -> tuple[int, int, int]:
 def store_instance(self: Any, deployment_id: str, instance: Any) -> Any:
     """Replace one instance's file in one step."""
     path = self._instance_path(deployment_id, instance.id)
-    data = json.dumps(instance, cls=local.JSONEncoderWithDatetime).encode()
+    data = _encoder().encode(instance).encode()
     with _remembering:
         _remember(path, _overwritten(path, data) or _replaced(Path(path), instance.id, data), data)
     return local.NodeInstance(instance)

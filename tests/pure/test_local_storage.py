@@ -184,3 +184,28 @@ def test_a_kill_leaves_a_whole_file(storage: Any, tmp_path: Path, sizes: tuple[i
         seen.add(len(json.loads(path.read_text())["runtime_properties"]["text"]))
     assert seen <= set(sizes)
     assert [entry.name for entry in path.parent.iterdir() if entry.suffix != ".json"] == []
+
+
+def test_odd_contents_are_read_as_by_the_engine() -> None:
+    """What the quick reader cannot read is left to the engine's; a date is a date."""
+    nested: Any = "end"
+    for _ in range(400):
+        nested = [nested]
+    values = {
+        "deep": nested,
+        "big": 10**40,
+        "half": "\ud800",
+        "text": "ü\u2028\x00 \U0001f600",
+        "small": 1e-300,
+        "x": None,
+    }
+    odd = {"id": "x", "runtime_properties": values}
+    for known in (odd, {**odd, "runtime_properties": {"big": -(2**63), "inf": float("inf"), "": [{}, [], True]}}):
+        content = json.dumps(known).encode()
+        assert local_storage._parse(content) == json.loads(content) == known
+    assert str(local_storage._parse(b'{"x": NaN}')) == str({"x": float("nan")})
+    dated = {"at": datetime(2026, 1, 2, 3, 4, 5)}
+    assert local_storage._parse(local_storage._encoder().encode(dated).encode()) == dated
+    for broken in (b"", b"{", b'{"a": 1} x', b"\xff"):
+        with pytest.raises(ValueError):
+            local_storage._parse(broken)

@@ -47,12 +47,17 @@ class Entry:
     @property
     def path(self) -> Path:
         """Return the entry's file."""
-        return directory() / self.key[:2] / f"{self.key}-{_digest(self.home, self.instance)}.json"
+        return _path(directory(), self.key, _digest(self.home, self.instance))
 
 
 def _draft(path: Path) -> Path:
     """Return the file that an entry is written to first: beside the others, as a reader takes those for entries."""
     return path.parent.parent / f"{path.stem}.draft"
+
+
+@lru_cache(maxsize=1024)
+def _path(directory: Path, key: str, instance: str) -> Path:
+    return directory / key[:2] / f"{key}-{instance}.json"
 
 
 @lru_cache(maxsize=1024)
@@ -62,7 +67,12 @@ def _digest(*parts: Any) -> str:
 
 def directory() -> Path:
     """Return the directory of all entries."""
-    return state_directory() / "ledger"
+    return _directory(state_directory())
+
+
+@lru_cache(maxsize=8)
+def _directory(state: Path) -> Path:
+    return state / "ledger"
 
 
 def write(entry: Entry) -> None:
