@@ -16,11 +16,7 @@ from cloudify_libvirt.binding import as_operation, for_engine
 from cloudify_libvirt.core.errors import CoreError, DataLost, Unhealthy
 from cloudify_libvirt.core.spec import Kind
 from cloudify_libvirt.record import Record
-from cloudify_libvirt.request import Request
-
-# Workflows that replace what is found bad, without asking. The plain check says it as it is.
-_REPLACING = frozenset({"heal", "update", "csys_new_deployment_update"})
-
+from cloudify_libvirt.request import REPLACING, Request
 
 # The engine's word for trying again without end.
 _FOREVER = -1
@@ -37,7 +33,7 @@ def checks(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
 def _found(error: CoreError, ctx: Any) -> Exception:
     if not isinstance(error, Unhealthy):
         return _again(f"{ctx.instance.id}: cannot tell: {error}")
-    if isinstance(error, DataLost) and ctx.workflow_id in _REPLACING:
+    if isinstance(error, DataLost) and ctx.workflow_id in REPLACING:
         return _again(f"{ctx.instance.id}: {error}")
     return for_engine(error, ctx)
 
@@ -67,7 +63,7 @@ def changes(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
 
 
 def _refused(error: CoreError, ctx: Any) -> Exception | None:
-    if ctx.workflow_id not in _REPLACING:
+    if ctx.workflow_id not in REPLACING:
         return for_engine(error, ctx)
     if error.retryable and not _last(ctx.operation):
         return _again(f"{ctx.instance.id}: {error}")

@@ -14,7 +14,7 @@ OWN_KEYS = frozenset(
         "serial_logs", "domain_type", "made", "started_at", "shutdown_asked_at", "stale_leases", "bridge", "cidr",
         "cidr6", "rendered_by", "attached", "suspended", "stopped", "by_input",
         "built", "formatted", "secret", "wiped", "reservations", "ssh_command", "path", "filled", "pool",
-        "image_user", "stat", "update_pending", "update_refused", "restarting",
+        "image_user", "arch", "stat", "update_pending", "update_refused", "restarting",
         "detach_pending", "backups", "snapshots", "snapshot_files",
         "snapshot_job", "last_backup", "restore_stopped", "origin", "adopted", "declared", "ejected", "made_as",
     }

@@ -71,6 +71,9 @@ def unrecorded(kind: str) -> frozenset[str]:
     return _SEEDS | _NEVER_RECORDED.get(kind, frozenset())
 
 
+# Workflows that replace what is found bad, without asking.
+REPLACING = frozenset({"heal", "update", "csys_new_deployment_update"})
+
 _indexes: dict[tuple[str, str], dict[str, int]] = {}
 
 _MOST_READ = 1000

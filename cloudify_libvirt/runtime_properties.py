@@ -40,6 +40,7 @@ RUNTIME_PROPERTIES = (
     RuntimeProperty("image_user", _DOMAIN, "Login of the image, from the catalogue; used for ssh_command."),
     RuntimeProperty("accelerator", _DOMAIN, "Why KVM or emulation was chosen."),
     RuntimeProperty("domain_type", _DOMAIN, "libvirt's type of the domain: kvm, qemu, lxc, ..."),
+    RuntimeProperty("arch", _DOMAIN, "Architecture that it was made for."),
     RuntimeProperty("console_log", _DOMAIN, "File of the hypervisor's host that the console is logged to."),
     RuntimeProperty("serial_logs", _DOMAIN, "Files of the hypervisor's host that further serial lines are kept in."),
     RuntimeProperty("stat", _DOMAIN, "What it consumed when last asked: {cpu: percent of one CPU, memory: MiB}."),

@@ -33,6 +33,7 @@ _START_REMEDIES = {
     "tc filter": "The host's kernel cannot limit rates (act_police, cls_u32): leave out params.bandwidth.",
     "accept_ra": "On the host: sysctl -w net.ipv6.conf.INTERFACE.accept_ra=2, or give this network no IPv6 addresses.",
     "firewalld is not active": "Start firewalld on the host, or leave out params.zone.",
+    "vlan_filtering": "The host's kernel has no bridges that filter VLANs: leave out params.mac_table: libvirt.",
 }
 
 

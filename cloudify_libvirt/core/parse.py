@@ -6,6 +6,7 @@ Sources: https://libvirt.org/formatdomain.html, formatnetwork.html, formatstorag
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,7 @@ class VolumeFacts:
     encrypted: bool = False
     secret: str = ""
     modified_ns: int = 0
+    backing_format: str = ""
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,7 @@ def volume(xml: str) -> VolumeFacts:
         encrypted=root.find("target/encryption") is not None,
         secret=_attribute(root, "target/encryption/secret", "uuid"),
         modified_ns=_nanoseconds(_text(root, "target/timestamps/mtime")),
+        backing_format=_attribute(root, "backingStore/format", "type"),
     )
 
 
@@ -270,6 +273,24 @@ def references(xml: str) -> frozenset[Reference]:
         if element.tag == "source" and element.get("protocol"):
             found.add(element.get("name", ""))
     return frozenset(found)
+
+
+def formats(xml: str) -> tuple[tuple[Reference, str], ...]:
+    """Return the disks of a domain's document, and what stands below them, each with the format that is said there."""
+    disks = document(xml).iter("disk", "backingStore", "mirror")
+    return tuple((source, format_) for disk in disks for source, format_ in _formats_of(disk))
+
+
+def _formats_of(disk: Any) -> Iterator[tuple[Reference, str]]:
+    said = _attribute(disk, "driver", "type") or _attribute(disk, "format", "type")
+    source = disk.find("source")
+    if source is None or not said:
+        return
+    for name in ("file", "dev", "name"):
+        if source.get(name):
+            yield source.get(name), said
+    if source.get("volume"):
+        yield (source.get("pool", ""), source.get("volume")), said
 
 
 def guest_types(capabilities: str) -> set[str]:

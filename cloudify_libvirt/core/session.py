@@ -186,8 +186,19 @@ def give_up(uri: str) -> None:
     _sessions.pop((os.getpid(), uri), None)
 
 
-# What ssh and the resolver say of the way to a host, which no retry changes.
+# What ssh, the resolver and TLS say of the way to a host, which no retry changes.
 _WAY_REMEDIES = {
+    "Failed to verify peer's certificate": (
+        "Either this is not the host, or: the CA certificate of this machine (cacert.pem) must be the authority that "
+        "signed the host's, which must be in date; and the URI must name the host by a name that is in its certificate."
+    ),
+    "failed validation against": (
+        "Have this machine's clientcert.pem signed by the authority in cacert.pem, and in date, or give that authority."
+    ),
+    "Unable to read TLS confirmation": (
+        "The host lets no machine in without a certificate: have clientcert.pem, with its clientkey.pem, signed by the "
+        "authority that the host trusts (ca_file in its libvirtd.conf)."
+    ),
     "Cannot read CA certificate": (
         "This URI goes over TLS, which needs certificates of this machine's. Give one such as "
         "qemu+ssh://user@host/system; without a host, qemu:///system or lxc:///system."
@@ -236,13 +247,13 @@ def _open_connection(uri: str) -> Any:
 def _open_failure(fault: CoreError, error: Any) -> CoreError:
     """Decide what a failed open means: a wrong URI stays wrong, a socket that refuses may come back."""
     target = fault.target
+    for words, remedy in _WAY_REMEDIES.items():
+        if words in fault.reason:
+            return ConnectFailed("connect to", target, fault.reason, remedy)
     if isinstance(fault, AccessDenied | Missing | LibraryMissing):
         return fault
     if any(words in fault.reason for words in HOST_KEY_REFUSED):
         return ConnectFailed("connect to", target, fault.reason, KNOWN_HOSTS_REMEDY)
-    for words, remedy in _WAY_REMEDIES.items():
-        if words in fault.reason:
-            return ConnectFailed("connect to", target, fault.reason, remedy)
     code = error.get_error_code()
     unknown = (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
     # The test driver's host file is part of its URI.

@@ -13,6 +13,7 @@ from typing import Any
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Conflict, CoreError, ImageFailed, InUse, Missing, libvirt_call
+from cloudify_libvirt.core.image import qcow2
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.storage.users import Users
@@ -20,6 +21,8 @@ from cloudify_libvirt.core.units import check_growth, human_size
 from cloudify_libvirt.core.wait import retry_busy
 
 _BUSY_S, _MEASURED_S = 30.0, 180.0
+# How libvirt calls what is raw for a hypervisor: what looks like a CD-ROM, and what it decrypts.
+AS_RAW = frozenset({"raw", "iso", "luks"})
 
 
 class Volume:
@@ -101,6 +104,25 @@ class Volume:
         with libvirt_call("read", self.target):
             return parse.volume(self.handle.XMLDesc(0))
 
+    @property
+    def length_bytes(self) -> int:
+        """Return the length of the volume's file."""
+        with libvirt_call("read", self.target):
+            return int(self.handle.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+
+    def is_misread(self, format_: str) -> bool:
+        """Tell whether its host takes raw content for another format, as a guest may have written a header there.
+
+        libvirt reads a pool whenever an upload ends, so what it is yet to find counts, too.
+        """
+        if format_ != "raw" or self.kind != "file" or self.pool.session.driver == "test":
+            return False
+        return self.facts().format not in AS_RAW or qcow2.read(self.head()) is not None
+
+    def head(self) -> bytes:
+        """Return the first bytes of the content."""
+        return stream.read(self.pool.session, self.handle, 0, qcow2.HEAD_BYTES, self.target)
+
     def upload(self, source: Path | bytes) -> None:
         """Write the content, holes kept."""
         stream.upload(self.pool.session, self.handle, source, self.target)
@@ -129,11 +151,18 @@ class Volume:
             raise ImageFailed("write", str(destination), reason, "Check space and rights there.") from error
         return size
 
-    def grow(self, capacity_bytes: int, *, thick: bool = False) -> None:
-        """Make a volume that no running domain has that large; a smaller size is refused, an equal one is fine."""
-        now = self.facts().capacity_bytes
+    def grow(self, capacity_bytes: int, *, thick: bool = False, format_: str = "") -> None:
+        """Make a volume that no running domain has that large; a smaller size is refused, an equal one is fine.
+
+        ``format_``: what it is, where that is known; libvirt would change a header that it sees in raw content.
+        """
+        misread = self.is_misread(format_)
+        now = self.length_bytes if misread else self.facts().capacity_bytes
         check_growth("resize", self.target, now, capacity_bytes)
-        if capacity_bytes > now:
+        if capacity_bytes > now and misread:
+            length = capacity_bytes - now if thick else 1
+            stream.zero(self.pool.session, self.handle, length, self.target, capacity_bytes - length)
+        elif capacity_bytes > now:
             with libvirt_call("resize", self.target):
                 self.handle.resize(capacity_bytes, libvirt.VIR_STORAGE_VOL_RESIZE_ALLOCATE if thick else 0)
 

@@ -14,7 +14,7 @@ from cloudify_libvirt.planning.compare import ABSENT, Change, differences
 from cloudify_libvirt.planning.hiding import is_secret, shown
 from cloudify_libvirt.planning.looking import Look
 from cloudify_libvirt.planning.model import Action, Entry
-from cloudify_libvirt.planning.replacing import made_otherwise
+from cloudify_libvirt.planning.replacing import as_made, made_otherwise
 from cloudify_libvirt.planning.world import NotYet, World
 from cloudify_libvirt.request import EXPANDED
 from cloudify_libvirt.steps import declared, drift, foresight
@@ -72,8 +72,9 @@ def _rendered(look: Look, changes: list[Change], old: Mapping[str, Any]) -> list
 
 def _made_anew(kind: str, look: Look, changes: list[Change], old: Mapping[str, Any]) -> Iterator[Line]:
     """Yield what only another object could follow."""
+    made = as_made(old, look.record.all())
     for one in changes:
-        note = made_otherwise(kind, one.path, old, look.properties.get("params") or {})
+        note = made_otherwise(kind, one.path, made, look.properties.get("params") or {})
         if note:
             yield _of_blueprint(one, How.REPLACE, note)
 

@@ -27,7 +27,7 @@ _STEP = re.compile(r"[^.\[]+")
 def made_otherwise(kind: str, path: str, old: Json, new: Json) -> str:
     """Say why what stands cannot follow a change of that property ("params.image"); "" where it may.
 
-    ``old`` and ``new``: the node's params before and now.
+    ``old`` and ``new``: the node's params before (``as_made``) and now.
     """
     if path in _IDENTITY:
         return _KEPT
@@ -36,7 +36,15 @@ def made_otherwise(kind: str, path: str, old: Json, new: Json) -> str:
         return ""
     if first[0] == "image":
         return _MADE if _is_another(_image(old.get("image")), _image(new.get("image"))) else ""
+    if first[0] == "arch":
+        # Where one of them is the host's, whatever that is, the host is asked, and refuses what is another.
+        return _MADE if old.get("arch") and new.get("arch") and old["arch"] != new["arch"] else ""
     return _MADE if first[0] == "pool" else ""
+
+
+def as_made(params: Json, record: Json) -> Json:
+    """Return a node's params with what its instance was made as where they say nothing."""
+    return {**params, "arch": params.get("arch") or record.get("arch")}
 
 
 def _image(value: Any) -> Json:
@@ -56,23 +64,25 @@ def _is_another(old: Json, new: Json) -> bool:
 def otherwise(old: Json, new: Json, instances: Iterable[Json]) -> dict[str, str]:
     """Return the nodes of ours that are made of, or in, something else now than what stands, each with the reason."""
     before = {str(node["id"]): node.get("properties") or {} for node in old["nodes"]}
-    made: dict[str, bool] = {}
+    made: dict[str, Json] = {}
     for one in instances:
         runtime = one.get("runtime_properties") or {}
         if runtime.get("resource_id"):
-            made[str(one["node_id"])] = bool(runtime.get("use_external_resource"))
+            made[str(one["node_id"])] = runtime
     found: dict[str, str] = {}
     for node in new["nodes"]:
         name, kind = str(node["id"]), kind_of(node)
         if kind and name in made and name in before:
-            said = list(_otherwise("" if made[name] else kind, before[name], node.get("properties") or {}))
+            said = list(_otherwise(kind, before[name], node.get("properties") or {}, made[name]))
             found |= {name: "; ".join(said)} if said else {}
     return found
 
 
-def _otherwise(kind: str, old: Json, new: Json) -> Iterator[str]:
+def _otherwise(kind: str, old: Json, new: Json, record: Json) -> Iterator[str]:
+    kind = "" if record.get("use_external_resource") else kind
+    params = as_made(old.get("params") or {}, record)
     for change in differences(old, new):
-        why = made_otherwise(kind, change.path, old.get("params") or {}, new.get("params") or {})
+        why = made_otherwise(kind, change.path, params, new.get("params") or {})
         if why:
             was, now = (shown(change.path, value) for value in (change.old, change.new))
             yield f"{change.path.removeprefix('params.')} was {was} and is now {now}, and {why}"

@@ -18,7 +18,7 @@ from cloudify_libvirt.core.ownership import mark
 from cloudify_libvirt.core.snapshot import above
 from cloudify_libvirt.core.storage import growth
 from cloudify_libvirt.core.units import check_growth, parse_bool, parse_seconds
-from cloudify_libvirt.core.update import definition, hotplug, listed, live, sizes, table
+from cloudify_libvirt.core.update import definition, dimms, hotplug, listed, live, sizes, table
 from cloudify_libvirt.core.update.definition import Change
 from cloudify_libvirt.core.wait import wait_until
 from cloudify_libvirt.request import Request
@@ -117,6 +117,7 @@ def _pass(domain: Domain, request: Request) -> dict[str, Any]:
     """Do what can be done now; return what waits, by field."""
     before = dict(request.record.get("update_pending") or {})
     if request.external or not status.made(request):
+        sized.check(domain, request)
         return sized.sizes_of(domain, request)
     return Work.of(domain, request).carry_out(before)
 
@@ -146,10 +147,12 @@ class Work:
         """Change definition, surroundings and running guest; return what waits."""
         for root in drift.roots(self.now, self.plan, self.domain):
             check_growth("resize", root.target, root.capacity_bytes, root.wanted_bytes)
+        with_dimms = self.subject.dimms
+        sized.check(self.domain, self.request, with_dimms=with_dimms)
         self._say_left()
         # First what may be rejected as a whole.
         stored = self._redefine()
-        waiting = sized.sizes_of(self.domain, self.request)
+        waiting = sized.sizes_of(self.domain, self.request, with_dimms=with_dimms)
         self._surroundings()
         if not self.domain.active:
             self._keep_devices()
@@ -219,10 +222,12 @@ class Work:
         stored = [one for one in self.differences(CONFIG, root) if one.field != "name"]
         refuse_replacement(self.domain, stored)
         self._check_contents(root)
+        definition.apply(stored)
+        resized = dimms.settle(self.wanted, root)
         if stored:
-            definition.apply(stored)
             definition.settle_boot(self.wanted, root)
-            self._define(root, [one.field for one in stored])
+        if stored or resized:
+            self._define(root, [*(one.field for one in stored), *([sizes.MEMORY] if resized else [])])
         return stored
 
     def _check_contents(self, root: Any) -> None:
@@ -261,7 +266,7 @@ class Work:
         parts.renew_reservations(self.request, self.plan)
         for root in drift.roots(self.now, self.plan, self.domain):
             with above.opened(self.domain.session, root.path) as volume:
-                growth.grow(volume, root.wanted_bytes)
+                growth.grow(volume, root.wanted_bytes, format_=root.format)
         if not self.domain.active and self.seed():
             parts.renew_seed(self.request, self.plan)
 

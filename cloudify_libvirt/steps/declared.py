@@ -61,18 +61,18 @@ def pool(request: Request) -> str:
 def volume(request: Request, there: Volume, capacity_bytes: int | None) -> str:
     """Return the volume's definition; size and format that nobody declared are those that it has."""
     found, spec = there.facts(), request.spec
-    known = found.format if found.format in ("qcow2", "raw", "dir") else "raw"
+    known = stored_as(request) or (found.format if found.format in ("qcow2", "raw", "dir") else "raw")
     # Only that an overlay stands on something is declared; what that is, its content says.
-    below = Backing(found.backing, _format_below(there)) if spec.is_overlay and found.backing else None
+    below = Backing(found.backing, found.backing_format or "raw") if spec.is_overlay and found.backing else None
     facts = VolumeFacts(
         capacity_bytes or found.capacity_bytes, 0, spec.format or known, below, str(request.record.get("secret") or "")
     )
     return request.render("volume.xml.j2", "storagevol", facts)
 
 
-def _format_below(there: Volume) -> str:
-    element = parse.document(there.xml()).find("backingStore/format")
-    return "raw" if element is None else str(element.get("type"))
+def stored_as(request: Request) -> str:
+    """Return the format that the volume was made in; "" where a former release made it."""
+    return str((request.record.get("made_as") or {}).get("stored") or "")
 
 
 def subject(request: Request, label: str, plan: machine.Plan, xml: str, found: Domain) -> Subject:
@@ -89,8 +89,11 @@ def subject(request: Request, label: str, plan: machine.Plan, xml: str, found: D
             called = f"{lists[kind]}[{numbers[kind]}]"
             numbers[kind] += 1
         names[f"{kind} {key(element)}"] = called
-    instead = _instead(request, parse.document(xml), found)
-    return Subject("domain", label, names, instead, frozenset(request.record.get("attached") or ()))
+    root = parse.document(xml)
+    # A template of the user's may have none.
+    dimms = bool(request.spec.memory_slots) and root.find("maxMemory") is not None
+    instead = _instead(request, root, found)
+    return Subject("domain", label, names, instead, frozenset(request.record.get("attached") or ()), dimms)
 
 
 def devices(request: Request) -> list[str]:
@@ -129,7 +132,9 @@ def top_of(found: Domain, path: str) -> str:
 def _below(found: Domain, disk: Any) -> Iterator[str]:
     """Yield what a disk stands on, as the running guest has it, and as its file says."""
     yield from map(content, disk.iter("backingStore"))
-    if disk.get("type") == "file":
+    driver = disk.find("driver")
+    # Of raw content nothing stands below, whatever a guest wrote there.
+    if disk.get("type") == "file" and (driver is None or driver.get("type") != "raw"):
         try:
             yield from overlay.chain(found.session, content(disk))
         except CoreError as error:

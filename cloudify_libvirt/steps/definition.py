@@ -13,10 +13,11 @@ from cloudify_libvirt.core.parse import document
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec.snapshot import SnapshotSpec
 from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import formats
 from cloudify_libvirt.core.units import human_size
-from cloudify_libvirt.core.volume import Volume
+from cloudify_libvirt.core.volume import AS_RAW, Volume
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import filebackup
+from cloudify_libvirt.steps import declared, filebackup
 from cloudify_libvirt.steps.snapshot_record import asked, forget_series, full_name, note_series, replace_name, rotate
 
 Noun = type[Network] | type[Pool]
@@ -147,11 +148,12 @@ def _compare_volume(request: Request, text: str) -> None:
         Conflict: it has another size or format now.
     """
     volume = _volume(request, "restore")
-    kept, now = parse.volume(text), volume.facts()
-    if (kept.capacity_bytes, kept.format) != (now.capacity_bytes, now.format):
+    kept, format_ = parse.volume(text), formats.of(volume, declared.stored_as(request))
+    was, size = "raw" if kept.format in AS_RAW else kept.format, formats.capacity(volume, format_)
+    if (kept.capacity_bytes, was) != (size, format_):
         reason = (
-            f"it was {kept.format} of {human_size(kept.capacity_bytes)}, and is {now.format} of "
-            f"{human_size(now.capacity_bytes)}; its content is not in this backup"
+            f"it was {was} of {human_size(kept.capacity_bytes)}, and is {format_} of "
+            f"{human_size(size)}; its content is not in this backup"
         )
         raise Conflict("restore", volume.target, reason, "Restore it from a backup of its domain.")
     request.record.warn(

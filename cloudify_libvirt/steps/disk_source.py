@@ -6,7 +6,7 @@ from cloudify_libvirt.core.secret import secret_of
 from cloudify_libvirt.core.spec import Disk
 from cloudify_libvirt.core.spec.disk_network import NetworkDisk
 from cloudify_libvirt.core.storage import bases as storage
-from cloudify_libvirt.core.storage import network_disk
+from cloudify_libvirt.core.storage import formats, network_disk
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 
@@ -15,6 +15,7 @@ def with_path(request: Request, disk: Disk, default_pool: str) -> Disk:
     """Return the disk with the path, format and key of its volume; without a volume, as it is.
 
     Raises:
+        Conflict: nobody knows its format, and its content cannot be believed.
         Unsupported: no disk can be a volume of that type of pool.
     """
     if not disk.volume:
@@ -22,8 +23,7 @@ def with_path(request: Request, disk: Disk, default_pool: str) -> Disk:
     pool = storage.active_pool(request.session, disk.pool or default_pool)
     volume = Volume.get(pool, disk.volume)
     facts, kind = volume.facts(), volume.kind
-    # libvirt calls what looks like a CD-ROM iso; for the hypervisor that is raw, as is what it decrypts.
-    format_ = disk.type or ("raw" if facts.format in ("iso", "luks") else facts.format)
+    format_ = formats.of(volume, disk.type or "")
     secret = disk.encryption_secret or secret_of(request.session, facts, volume.target)
     found = {"type": format_, "pool": None, "volume": None, "encryption_secret": secret or None}
     if kind == "network":

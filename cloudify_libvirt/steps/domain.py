@@ -56,7 +56,8 @@ def configure(request: Request) -> None:
     choice, root = plan.choice, parse.document(xml)
     console = parse.domain_of(root).console_log
     request.record.assign(accelerator=choice.why, domain_type=choice.domain_type, console_log=console)
-    request.record.assign(serial_logs=serial_logs(request.spec, plan.uuid), declared=listed(root))
+    arch = root.xpath("string(os/type/@arch)") or None
+    request.record.assign(arch=arch, serial_logs=serial_logs(request.spec, plan.uuid), declared=listed(root))
     claim(Domain, request, keeping.domain(request, plan))
     try:
         _make(request, plan, xml)
@@ -118,7 +119,7 @@ def start(domain: Domain, request: Request) -> None:
             started_at=time.time(),
             shutdown_asked_at=None,
         )
-        domain.start()
+        snapshot.start(domain)
         console = f", console log {facts.console_log}" if facts.console_log else ""
         request.record.note(f"started {domain.target}{console}")
         update.settle(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from cloudify_libvirt.binding import look_up
@@ -16,6 +17,7 @@ from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.ownership import mark
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.snapshot import above
+from cloudify_libvirt.core.storage import formats
 from cloudify_libvirt.core.update import definition, sizes
 from cloudify_libvirt.core.update.withdrawn import withdrawn
 from cloudify_libvirt.core.volume import Volume
@@ -97,6 +99,7 @@ class Root:
 
     path: str
     target: str
+    format: str
     capacity_bytes: int
     wanted_bytes: int
 
@@ -111,10 +114,12 @@ def roots(request: Request, plan: machine.Plan, found: Domain) -> Iterator[Root]
             continue
         top = declared.top_of(found, volume.path)
         if top == volume.path:
-            yield Root(top, volume.target, volume.facts().capacity_bytes, wanted)
+            format_ = PurePosixPath(part.name).suffix[1:]
+            yield Root(top, volume.target, format_, formats.capacity(volume, format_), wanted)
             continue
         with above.opened(request.session, top) as other:
-            seen = Root(top, f"file {top}, which stands on {volume.target}", other.facts().capacity_bytes, wanted)
+            label = f"file {top}, which stands on {volume.target}"
+            seen = Root(top, label, "qcow2", other.facts().capacity_bytes, wanted)
         yield seen
 
 

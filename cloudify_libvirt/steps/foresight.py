@@ -107,14 +107,14 @@ class _Seen:
 
     active: bool
     changes: dict[tuple[str, str], Change]
-    later: frozenset[str]
+    later: dict[str, str]
     foreign: Callable[[Change], bool]
 
     @classmethod
     def of(cls, work: change.Work, *, active: bool) -> _Seen:
-        later = frozenset[str]()
+        later: dict[str, str] = {}
         if active:
-            later = sizes.at_start(sized.wish(work.now), sizes.read(work.domain.xml()))
+            later = sizes.at_start(sized.wish(work.now, with_dimms=work.subject.dimms), work.domain.xml())
         found = {
             (one.field, where): one for where in ((CONFIG, LIVE) if active else (CONFIG,)) for one in work.all(where)
         }
@@ -123,8 +123,9 @@ class _Seen:
     def line(self, one: Foreseen) -> Foreseen:
         found = self.changes.get((one.field, one.difference.where))
         if one.field in sized.KEYS:
-            waits = self.active and one.field in self.later and self._in_both(one)
-            return Foreseen(one.difference, How.RESTART if waits else How.LIVE, one.note)
+            if self.active and one.field in self.later and self._in_both(one):
+                return Foreseen(one.difference, How.RESTART, self.later[one.field] or one.note)
+            return Foreseen(one.difference, How.LIVE, one.note)
         if found is not None and self.foreign(found):
             return Foreseen(one.difference, How.STAYS, _FOREIGN)
         if found is not None and one.how in (How.RESTART, How.NEXT_BOOT) and self._only_stored(one, found):
@@ -267,7 +268,7 @@ def _cannot_grow(now: Request, one: Difference) -> str:
     found = _stored(now)
     try:
         if found is not None:
-            growth.check(found, int(one.declared))
+            growth.check(found, int(one.declared), declared.stored_as(now))
     except CoreError as error:
         return error.reason
     return ""

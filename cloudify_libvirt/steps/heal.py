@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cloudify_libvirt.binding import look_up
 from cloudify_libvirt.core import parse, states
 from cloudify_libvirt.core.domain import Domain
@@ -36,7 +38,7 @@ def domain(request: Request) -> None:
     Raises:
         DataLost: a disk that was made for it is gone, or nobody knows its file; nothing was changed.
     """
-    _refuse_loss(request, status.lost)
+    _refuse_loss(request, partial(status.lost, starts_pools=True))
     _refuse_foreign(request)
     now = declared.of_today(request)
     plan, xml = declared.domain(now)

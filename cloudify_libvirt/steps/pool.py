@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cloudify_libvirt.binding import claim, find_external
 from cloudify_libvirt.core.backup.staging import is_restored
 from cloudify_libvirt.core.errors import CoreError, Missing
@@ -121,6 +123,8 @@ def delete(pool: Pool | None, request: Request) -> None:
         if request.record.get("built") and not left and not pool.vanished:
             _delete_directory(pool, request)
         pool.undefine()
+    elif request.record.get("built"):
+        _tell_left(request)
     secret = Secret.find(request.session, request.record.get("secret")) if request.record.get("secret") else None
     if secret is not None:
         secret.undefine()
@@ -146,6 +150,13 @@ def _tell_restored(pool: Pool, request: Request) -> None:
             f"pool '{pool.name}' goes, but disks of domains that were restored from backups stay in {pool.path}: "
             f"{_listed(pool, names)}. To remove such a domain: virsh undefine --nvram DOMAIN, then its files"
         )
+
+
+def _tell_left(request: Request) -> None:
+    """Warn of a directory of ours whose pool somebody has undefined."""
+    path = request.record.get("path") or ""
+    if path and request.session.shares_files and Path(path).is_dir():
+        request.record.warn(f"left directory {path} alone: somebody has undefined its pool. Remove it when it is empty")
 
 
 def _leave_contents(pool: Pool, request: Request) -> list[str]:

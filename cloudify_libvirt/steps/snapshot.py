@@ -6,7 +6,7 @@ from cloudify_libvirt.binding import look_up
 from cloudify_libvirt.core.document.own_template import filled
 from cloudify_libvirt.core.document.render import render
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import Missing
+from cloudify_libvirt.core.errors import CoreError, Missing
 from cloudify_libvirt.core.snapshot import overlay
 from cloudify_libvirt.core.snapshot import snapshots as snapshot
 from cloudify_libvirt.core.snapshot.delete import delete as delete_snapshot
@@ -90,6 +90,16 @@ def _xml(request: Request, wish: Wish, plan: Plan) -> str:
     variables = filled(source, every, given=params, warn=request.record.warn if older else None)
     text = render(source, variables, schema=snapshot.SCHEMA, node=request.ctx.node.name)
     return completed(text, packaged)
+
+
+def start(domain: Domain) -> None:
+    """Start a domain, once more where the definition lacked keys that a snapshot which was cut off did not note."""
+    try:
+        domain.start()
+    except CoreError:
+        if not snapshot.complete(domain):
+            raise
+        domain.start()
 
 
 def check(request: Request) -> None:

@@ -16,7 +16,7 @@ from cloudify_libvirt.core.network import Network
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.volume import Volume
-from cloudify_libvirt.request import Request
+from cloudify_libvirt.request import REPLACING, Request
 from cloudify_libvirt.steps import undefined
 from cloudify_libvirt.steps.machine import Plan
 
@@ -85,10 +85,14 @@ def wanted_state(request: Request) -> str:
 
 def domain(request: Request) -> Iterator[Finding]:
     """Yield what is wrong with a domain."""
-    yield from lost(request)
+    # A workflow that heals starts the pools in a moment, and must know first what it would put in whose place.
+    heals = request.ctx.workflow_id in REPLACING
+    yield from lost(request, starts_pools=heals)
     found: Domain | None = look_up(Domain, request)
     if found is None:
-        yield Finding("existence", "defined", None, "the hypervisor does not know it any more")
+        off = "" if request.external or heals else ", ".join(undefined.unseen(request))
+        hidden = f"; whether files stand on its disks cannot be seen, as pool {off} is off" if off else ""
+        yield Finding("existence", "defined", None, f"the hypervisor does not know it any more{hidden}")
         return
     yield from _state(found, request)
     if not request.external:
@@ -156,12 +160,15 @@ def _cards(request: Request) -> list[dict[str, Any]]:
     return list((request.record.get("params") or {}).get("networks") or [])
 
 
-def lost(request: Request) -> Iterator[Finding]:
-    """Yield the disks of the domain that are gone, with what the guest wrote, or of which nobody knows the file."""
+def lost(request: Request, *, starts_pools: bool = False) -> Iterator[Finding]:
+    """Yield the disks of the domain that are gone, with what the guest wrote, or of which nobody knows the file.
+
+    Which file that is, nobody can see in a pool that is off, unless it may be started.
+    """
     gone = list(_gone(request))
     yield from gone
     if not gone and not request.external and look_up(Domain, request) is None:
-        disks = undefined.unclear(request)
+        disks = undefined.unclear(request) if starts_pools or not undefined.unseen(request) else []
         for disk in disks:
             yield Finding("disks", disk.path, None, disk.text, lost=True, remedy=undefined.remedy(request, disks))
 

@@ -119,8 +119,15 @@ def _newest(disk: Disk) -> str:
     return max((stack.top for stack in disk.stacks), key=lambda one: one.modified_ns).path if disk.stacks else disk.path
 
 
+def unseen(request: Request) -> list[str]:
+    """Return the pools that are off, and may hold files on the disks."""
+    if request.session.driver != "qemu":
+        return []
+    return above.pools_off(request.session, [*_recorded(request), *(path for _target, path in _disks(request))])
+
+
 def unclear(request: Request) -> list[Disk]:
-    """Return the disks of which neither a record nor the caller says which file they had."""
+    """Return the disks of which neither a record nor the caller says which file they had; pools are started for it."""
     given = _given(request)
     return [one for one in stacked(request) if one.why and not {one.target, one.path} & given.keys()]
 

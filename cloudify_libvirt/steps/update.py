@@ -16,28 +16,40 @@ KEYS = {
 }  # fmt: skip
 
 
-def sizes_of(domain: Domain, request: Request) -> dict[str, Any]:
+def check(domain: Domain, request: Request, *, with_dimms: bool = False) -> None:
+    """Refuse, before anything is changed, what a running guest cannot give, or the host not bring."""
+    sizes.check(domain, wish(request, with_dimms=with_dimms))
+
+
+def sizes_of(domain: Domain, request: Request, *, with_dimms: bool = False) -> dict[str, Any]:
     """Change memory and vCPUs to what the merged parameters name; return what waits, by value.
 
     The input ``timeout_s`` bounds the wait for the guest's answer (10 s).
     """
     timeout_s = parse_seconds(request.inputs.get("timeout_s") or sizes.CONFIRM_TIMEOUT_S, "timeout_s")
-    outcome = sizes.apply(domain, wish(request), timeout_s)
+    outcome = sizes.apply(domain, wish(request, with_dimms=with_dimms), timeout_s)
     for text in outcome.done:
         request.record.note(f"{domain.name}: {text}")
     for pending in outcome.pending:
-        request.record.warn(f"{domain.name} is not there yet: {pending}")
-    return {p.what: {"wanted": p.wanted, "now": p.now, "why": p.why, "at_start": p.at_start} for p in outcome.pending}
+        if not pending.held:
+            request.record.warn(f"{domain.name} is not there yet: {pending}")
+    return {pending.what: _entry(pending) for pending in outcome.pending}
 
 
-def wish(request: Request) -> sizes.Size:
+def _entry(pending: sizes.Pending) -> dict[str, Any]:
+    entry = {"wanted": pending.wanted, "now": pending.now, "why": pending.why, "at_start": pending.at_start}
+    # No restart is for what the guest may still do; see ``change``.
+    return {**entry, "how": "live"} if pending.held else entry
+
+
+def wish(request: Request, *, with_dimms: bool = False) -> sizes.Size:
     """Return the size that the parameters name; what they leave out stays as it is."""
     spec = request.draft
     given = spec.model_fields_set
     memory = spec.memory_kib if given & {"memory", "memory_size"} else None
     most = to_kib(spec.max_memory) if spec.max_memory else spec.memory_maxsize
     vcpus = spec.vcpu if "vcpu" in given else None
-    return sizes.Size(memory_kib=memory, max_memory_kib=most, vcpus=vcpus, max_vcpus=spec.max_vcpu)
+    return sizes.Size(memory_kib=memory, max_memory_kib=most, vcpus=vcpus, max_vcpus=spec.max_vcpu, dimms=with_dimms)
 
 
 def there(domain: Domain, name: str, wanted: int) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cloudify_libvirt.adoption import adopt
+from cloudify_libvirt.adoption import adopt, forget_intent
 from cloudify_libvirt.core.errors import CoreError, InUse, Missing, Unsupported
 from cloudify_libvirt.core.image.cache import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.spec import VolumeSpec
 from cloudify_libvirt.core.storage import bases as storage
-from cloudify_libvirt.core.storage import derived, growth
+from cloudify_libvirt.core.storage import derived, formats, growth
 from cloudify_libvirt.core.storage.bases import Claim, Wish
 from cloudify_libvirt.core.units import MIB, human_size, parse_bool, parse_int, to_mib_rounded_up
 from cloudify_libvirt.core.volume import Volume, refuse_writers, running_disks
@@ -76,23 +76,26 @@ def _make(pool: Pool, request: Request, claim: Claim) -> None:
     spec, secret = request.spec, volume_key.prepare(request, pool)
     declared.keep_template(request)
     recorded_size: dict[str, int] = {}
+    own = "raw"
     origin = keeping.origin_of(spec, None)
     if spec.origin:
         image = fetch(request, spec.origin)
         origin = keeping.origin_of(spec, image)
         make = storage.overlay if spec.is_overlay else storage.clone
         volume = make(pool, _wish(request, "qcow2" if spec.is_overlay else "", secret), image, claim)
-        recorded_size = _recorded_size(request, image)
+        own, recorded_size = image.format, _recorded_size(request, image)
     elif spec.source_volume:
         source = Volume.get(_pool_of_source(request, pool), spec.source_volume.volume)
+        own = formats.of(source, spec.source_volume.format or "")
         derive = derived.overlay_of if spec.is_overlay else derived.clone_of
-        volume = derive(pool, _wish(request, "", secret), source, claim)
+        volume = derive(pool, _wish(request, "", secret), source, own, claim)
     elif spec.content is not None:
         with derived.in_memory(spec.content, whole_sectors=spec.format == "qcow2") as image:
             volume = storage.clone(pool, _wish(request, "raw"), image, claim)
     else:
         volume = storage.empty(pool, _wish(request, "raw", secret), claim)
-    _record(request, volume, pool, recorded_size, filled=True, origin=origin or None, made_as=declared_as(spec))
+    made_as = {**declared_as(spec), "stored": "qcow2" if spec.is_overlay else spec.format or own}
+    _record(request, volume, pool, recorded_size, filled=True, origin=origin or None, made_as=made_as)
 
 
 def declared_as(spec: VolumeSpec) -> dict[str, object]:
@@ -201,8 +204,9 @@ def resize(request: Request) -> None:
         # A guest that runs has it open; offline, libvirt opens it with the key.
         volume_key.bring_back(request, volume)
     spec = request.draft
-    thick = spec.preallocation in ("falloc", "full") and not spec.encryption and volume.facts().format == "raw"
-    how = growth.grow(volume, wanted, thick=thick)
+    format_ = formats.of(volume, declared.stored_as(request))
+    thick = spec.preallocation in ("falloc", "full") and not spec.encryption and format_ == "raw"
+    how = growth.grow(volume, wanted, thick=thick, format_=format_)
     if how:
         request.record.note(f"{volume.target} has {human_size(wanted)} now ({how})")
 
@@ -224,6 +228,7 @@ def delete(request: Request) -> None:
     if name and pool and not _removed(pool, name, request):
         return
     volume_key.forget(request)
+    forget_intent(request)
 
 
 def _removed(pool: Pool, name: str, request: Request) -> bool:

@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from lib_lab import apparmor
 from lib_lab.cgroups import Hierarchy, hierarchies, join, leaf
 from lib_lab.model import STATE, Lab, write
 
@@ -113,6 +114,8 @@ def mount_all(lab: Lab) -> None:
         # A fencing daemon that panics its host writes here, and would reboot the real machine.
         mount("--bind", "/dev/null", "/proc/sysrq-trigger")
     mount_state(lab)
+    for arguments in apparmor.mounts(lab):
+        mount(*arguments)
 
 
 class Daemons:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from lib_lab import apparmor
 from lib_lab.cgroups import join, leaf, make_cgroups, remove_cgroups
 from lib_lab.model import PATH, STATE, STOP_TIMEOUT_S, Lab, LabError, NotRunningError, write
 
@@ -51,7 +52,6 @@ QEMU_CONF = """\
 user = "libvirt-qemu"
 group = "libvirt-qemu"
 dynamic_ownership = 1
-security_driver = "none"
 namespaces = []
 """
 LXC_CONF = 'security_driver = "none"\n'
@@ -96,7 +96,7 @@ def make_etc(lab: Lab) -> None:
     if (packaged / "nwfilter").is_dir():
         shutil.copytree(packaged / "nwfilter", draft / "nwfilter")
     (draft / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=uuid.uuid4()))
-    (draft / "qemu.conf").write_text(QEMU_CONF)
+    (draft / "qemu.conf").write_text(QEMU_CONF + apparmor.driver())
     (draft / "lxc.conf").write_text(LXC_CONF)
     draft.rename(lab.home / "etc")
 
@@ -104,6 +104,7 @@ def make_etc(lab: Lab) -> None:
 def prepare(lab: Lab) -> None:
     """Create what is missing of the lab's directory, and its control groups."""
     make_etc(lab)
+    apparmor.prepare(lab)
     for name in FOLDERS:
         (lab.home / name).mkdir(parents=True, exist_ok=True)
     if not (lab.home / "hosts").exists():
@@ -196,6 +197,7 @@ def power_off(lab: Lab) -> None:
     if pid is not None:
         kill(lab, pid)
     remove_cgroups(lab)
+    apparmor.unload(lab)
     shutil.rmtree(lab.home / "run", ignore_errors=True)
     (lab.home / "pid").unlink(missing_ok=True)
 

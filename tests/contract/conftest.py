@@ -1,13 +1,12 @@
-"""Parts that need a real libvirt host run inside a lab, the others outside: scripts/test runs both."""
+"""Parts that need a real libvirt host run inside a lab; those that only need a libvirt inside and outside of one."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.driver.conftest import session, vm  # noqa: F401 - fixtures
+from tests.contract.places import INSIDE, booting, defaults, session  # noqa: F401 - fixtures
 from tests.real.attempts import attempt, foreign, shelf, web  # noqa: F401 - fixtures
 from tests.real.conftest import cfy, clean_host, container_root, host, key, prepared_home, tiny  # noqa: F401 - fixtures
 from tests.real.shelf import pools, raw_file  # noqa: F401 - fixtures
@@ -17,17 +16,17 @@ HERE = Path(__file__).parent
 OF_A_HOST = {"attempt", "cfy", "clean_host", "container_root", "foreign", "host", "shelf", "tiny", "web"}
 
 
-def inside_lab() -> bool:
-    return Path("/proc/sys/kernel/hostname").read_text().strip() == os.environ.get("CLOUDIFY_LIBVIRT_LAB")
-
-
-def needs_lab(item: pytest.Item) -> bool:
-    return item.get_closest_marker("lab") is not None or bool(OF_A_HOST & set(getattr(item, "fixturenames", ())))
+def runs_here(item: pytest.Item) -> bool:
+    asked = set(getattr(item, "fixturenames", ()))
+    if item.get_closest_marker("lab") is not None or OF_A_HOST & asked:
+        return INSIDE
+    if "session" in asked and item.get_closest_marker("test_driver") is None:
+        return True
+    return not INSIDE
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    here = inside_lab()
-    others = [item for item in items if HERE in item.path.parents and needs_lab(item) is not here]
+    others = [item for item in items if HERE in item.path.parents and not runs_here(item)]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]

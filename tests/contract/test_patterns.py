@@ -115,6 +115,31 @@ def test_an_existing_machine_is_resized_by_its_start(clean_host: Host, cfy: Cfy,
     theirs.undefine()
 
 
+def machines(host: Host) -> dict[str, tuple[int, frozenset[str]]]:
+    """QEMU's process of each running machine, and the files of its disks."""
+    found = {}
+    for name in host.domains():
+        sources = etree.fromstring(host.domain(name).XMLDesc()).iterfind("devices/disk/source")
+        pid = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+        found[name] = (pid, frozenset(str(source.get("file")) for source in sources))
+    return found
+
+
+def used(found: dict[str, tuple[int, frozenset[str]]]) -> set[str]:
+    return {path for _pid, paths in found.values() for path in paths}
+
+
+def volumes() -> set[str]:
+    """What is in the group's pool."""
+    return set(map(str, (IMAGES / "group").iterdir()))
+
+
+def scale(cfy: Cfy, delta: int) -> None:
+    file = cfy.directory / "parameters.yaml"
+    file.write_text(yaml.safe_dump({"scalable_entity_name": "machines", "delta": delta}))
+    cfy("executions", "start", "scale", "-b", "group", "-p", file)
+
+
 def test_a_scaling_group_of_machines_with_their_disks(clean_host: Host, cfy: Cfy) -> None:
     inside: dict[str, Node] = {
         "pool": node("pool", name="group-pool", path=str(IMAGES / "group")),
@@ -145,14 +170,19 @@ def test_a_scaling_group_of_machines_with_their_disks(clean_host: Host, cfy: Cfy
     }  # fmt: skip
     path.write_text(yaml.safe_dump(document))
     cfy.install(path, "group")
-    domains = clean_host.domains()
-    assert len(domains) == 2
-    used = [
-        [
-            disk.get("file")
-            for disk in etree.fromstring(clean_host.domain(name).XMLDesc()).iterfind("devices/disk/source")
-        ]
-        for name in domains
-    ]
-    assert len({path for paths in used for path in paths}) == 4, "each machine has its own"
+    first = machines(clean_host)
+    assert len(first) == 2 and volumes() == used(first) and len(used(first)) == 4, "each machine has its own"
+
+    # One more of the group: a machine with a disk and a seed of its own, and the others hear nothing of it.
+    scale(cfy, delta=1)
+    more = machines(clean_host)
+    (new,) = more.keys() - first.keys()
+    assert first.items() <= more.items() and len(more) == 3
+    assert len(more[new][1]) == 2 and volumes() == used(more) == used(first) | more[new][1]
+    contents = [Path(path).read_bytes()[32769:32774] for path in more[new][1]]
+    assert sorted(contents) == [bytes(5), b"CD001"], "an empty disk and a written seed"
+
+    # One less: the newest goes, with its disk and its seed, and nothing else.
+    scale(cfy, delta=-1)
+    assert machines(clean_host) == first and volumes() == used(first)
     cfy.uninstall("group")

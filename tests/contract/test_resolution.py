@@ -11,10 +11,11 @@ from cloudify.exceptions import NonRecoverableError
 
 from cloudify_libvirt import domain_tasks, iso9660_tasks, network_tasks, pool_tasks, volume_tasks
 from cloudify_libvirt.core.session import Session
-from tests.driver.conftest import URI, Node, define, define_network
+from tests.contract.places import DISK, DOMAIN, URI, Node, define, has_address
+from tests.driver.conftest import define_network
+from tests.real.conftest import IMAGES
 
 LIFE = ("create", "configure", "start")
-DOMAIN = {"memory_size": 65536, "wait_for_ip": False}
 
 
 def life(node: Node, *names: str, **inputs: Any) -> None:
@@ -29,7 +30,8 @@ def end(node: Node, module: Any = domain_tasks) -> None:
 
 
 def element(session: Session, name: str, path: str) -> str:
-    text = session.connection.lookupByName(name).XMLDesc()
+    """What is stored: nothing in these machines hears the balloon."""
+    text = session.connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     found = re.search(path, text)
     assert found, text
     return found[1]
@@ -76,18 +78,25 @@ def test_the_uuid_of_an_input_becomes_that_of_the_object(session: Session) -> No
 @pytest.mark.parametrize("said", ["true", "yes", True, "True", "1"])
 @pytest.mark.parametrize("place", ["inputs", "properties"])
 def test_an_external_domain_is_found_by_name_and_left_alone(session: Session, place: str, said: object) -> None:
-    define(session, "theirs")
+    theirs = define(session, "theirs")
     given = {"use_external_resource": said, "resource_id": "theirs"}
     node = Node(properties=given if place == "properties" else {}, params={"wait_for_ip": False})
     node.run(domain_tasks.create, **(given if place == "inputs" else {}))
     node.run(domain_tasks.configure)
     assert node.runtime["resource_id"] == "theirs" and node.runtime["use_external_resource"] is True
-    life(node, "start")
-    assert session.connection.lookupByName("theirs").isActive(), "start still acts on it"
+    end(node)
+    assert session.connection.lookupByName("theirs").UUIDString() == theirs.uuid
+
+
+def test_an_external_domain_is_acted_on_but_not_ended(session: Session) -> None:
+    define(session, "theirs")
+    node = Node(properties={"use_external_resource": True, "resource_id": "theirs"}, params={"wait_for_ip": False})
+    life(node)
+    assert session.connection.lookupByName("theirs").isActive()
     for name in ("suspend", "resume", "reboot", "perfomance"):
         node.run(getattr(domain_tasks, name))
-    node.run(domain_tasks.update, params={"memory_size": "512"})
-    assert element(session, "theirs", r"<currentMemory[^>]*>(\d+)<") == "512"
+    node.run(domain_tasks.update, params={"memory_size": "32768"}, timeout_s=0.2)
+    assert element(session, "theirs", r"<currentMemory[^>]*>(\d+)<") == "32768"
     end(node)
     assert session.connection.lookupByName("theirs").isActive()
 
@@ -142,7 +151,7 @@ def test_what_is_recorded_of_each_kind(session: Session) -> None:
     network = Node(name="net", params={"dev": "vbrx", "ips": [{"address": "10.77.0.1", "netmask": "255.255.255.0"}]})
     network.run(network_tasks.create)
     assert network.runtime["resource_id"] == "net_x0" and network.runtime["libvirt_auth"] == URI
-    pool = Node(name="pool", params={"path": "/default-pool-2"})
+    pool = Node(name="pool", params={"path": str(IMAGES / "contract-pool")})
     for name in ("create", "configure", "start"):
         pool.run(getattr(pool_tasks, name))
     volume = Node(name="volume", params={"pool": "pool_x0", "capacity": "3", "allocation": 1})
@@ -158,11 +167,12 @@ def test_what_is_recorded_of_each_kind(session: Session) -> None:
         assert not node.runtime.get("params"), "a clean reinstall"
 
 
-def test_what_a_started_domain_records(session: Session) -> None:
-    networks = [{"network": "default", "dev": "vnet0"}, {"network": "default", "dev": "vnet0"}]
-    node = Node(params={"memory_size": 65536, "wait_for_ip": True, "networks": networks})
+def test_what_a_started_domain_records(session: Session, booting: list[dict[str, Any]]) -> None:
+    networks = [{"network": "default", "dev": "vnet0", "type": "virtio"} for _ in range(2)]
+    networks[1]["mac"] = "52:54:00:AB:CD:EF"
+    node = Node(params={**booting[0], "wait_for_ip": True, "networks": networks})
     life(node)
-    node.run(domain_tasks.get_state)
+    has_address(node)
     assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+", node.runtime["ip"])
     cards = node.runtime["params"]["networks"]
     assert len(cards) == 2 and len({card["mac"] for card in cards}) == 2
@@ -170,7 +180,7 @@ def test_what_a_started_domain_records(session: Session) -> None:
         assert card["network"] == "default" and card["dev"]
         assert set(card["addrs"][0]) == {"addr", "prefix", "type"} and card["addrs"][0]["type"] == 0
     node.run(domain_tasks.perfomance)
-    assert set(node.runtime["stat"]) == {"cpu", "memory"} and node.runtime["stat"]["memory"] == 64
+    assert set(node.runtime["stat"]) == {"cpu", "memory"} and node.runtime["stat"]["memory"] == 128
     end(node)
     assert node.runtime == {"resource_id": None}
 
@@ -184,7 +194,7 @@ def test_a_maximum_of_memory_is_twice_what_is_asked_for(session: Session) -> Non
 
 
 def test_wait_for_ip_that_no_merged_params_hold_is_false(session: Session) -> None:
-    node = Node(params={"memory_size": 65536, "networks": [{"network": "default"}]})
+    node = Node(params={"memory_size": 65536, "shutdown_timeout_s": 0, "networks": [{"network": "default"}]})
     life(node)
     assert node.run(domain_tasks.get_state) is True and not node.runtime.get("ip")
     end(node)
@@ -204,11 +214,11 @@ def test_params_written_before_create_are_honoured_and_read_again_in_configure(s
     node = Node(params={**DOMAIN, "disks": [{"file": "/old", "dev": "vda"}], "networks": [{"network": "default"}]})
     node.run(domain_tasks.create)
     card = {"network": "default", "mac": "52:54:00:12:34:56", "type": "e1000"}
-    disks = [{"bus": "virtio", "dev": "vdb", "file": "/new", "type": "qcow2"}]
+    disks = [{"bus": "virtio", "dev": "vdb", "file": DISK, "type": "qcow2"}]
     node.runtime["params"] = {**node.runtime["params"], "disks": disks, "networks": [card]}
     life(node, "configure", "start")
     xml = session.connection.lookupByName(node.id).XMLDesc()
-    assert "/new" in xml and "/old" not in xml and "52:54:00:12:34:56" in xml and "e1000" in xml
+    assert DISK in xml and "/old" not in xml and "52:54:00:12:34:56" in xml and "e1000" in xml
     end(node)
 
 

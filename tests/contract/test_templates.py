@@ -10,7 +10,7 @@ from lxml import etree
 
 from cloudify_libvirt import domain_tasks, network_tasks
 from cloudify_libvirt.core.session import Session
-from tests.driver.conftest import Node
+from tests.contract.places import DISK, KIND, Node
 
 # Every variable that the document names, as old templates use them.
 OLD_TEMPLATE = """<?xml version='1.0'?>
@@ -24,6 +24,7 @@ OLD_TEMPLATE = """<?xml version='1.0'?>
   <vcpu>{{ vcpu }}</vcpu>
   <os><type>hvm</type>{% if nvram %}
     <loader readonly='yes' type='pflash'>/code.fd</loader><nvram>{{ nvram }}</nvram>{% endif %}</os>
+  <features><acpi/></features>
   {{ extra | toxml }}
   <devices>
   {% for disk in disks %}
@@ -73,8 +74,8 @@ def configured(session: Session, node: Node, **inputs: Any) -> Any:
 
 def old_node(**params: Any) -> Node:
     given = {
-        "name": "old", "vcpu": 2, "memory_size": 65536, "domain_type": "test", "mine": "own & free",
-        "disks": [{"bus": "virtio", "dev": "vda", "file": "/a.qcow2", "type": "qcow2", "readonly": True}],
+        "name": "old", "vcpu": 2, "memory_size": 65536, "domain_type": KIND, "mine": "own & free",
+        "disks": [{"bus": "virtio", "dev": "vda", "file": DISK, "type": "qcow2", "readonly": True}],
         "networks": [{"network": "default", "dev": "vnet0"}],
         "extra": {"metadata": {}, "on_crash": "preserve"}, **params,
     }  # fmt: skip
@@ -84,13 +85,13 @@ def old_node(**params: Any) -> Node:
 def test_a_template_with_every_old_variable(session: Session) -> None:
     node = old_node(devices=DEVICES, nvram="/var/nvram.fd")
     root = configured(session, node, template_content=OLD_TEMPLATE)
-    assert root.get("type") == "test" and root.findtext("name") == "old" and root.findtext("vcpu") == "2"
+    assert root.get("type") == KIND and root.findtext("name") == "old" and root.findtext("vcpu") == "2"
     assert root.findtext("memory") == "131072" and root.findtext("currentMemory") == "65536"
     assert root.findtext("description") == f"{node.id}/{node.name}/own & free/dep/old/own & free"
     assert root.findtext("on_crash") == "preserve", "the filter toxml"
     assert root.findtext("os/nvram") == "/var/nvram.fd"
     disk = root.find("devices/disk")
-    assert disk.find("source").get("file") == "/a.qcow2" and disk.find("readonly") is not None
+    assert disk.find("source").get("file") == DISK and disk.find("readonly") is not None
     assert root.find("devices/interface/source").get("network") == "default"
     assert root.find("devices/serial/source").get("path") == "/dev/ttyS0"
     assert root.find("devices/hostdev[@type='usb']/source/vendor").get("id") == "0x1234"
@@ -119,13 +120,14 @@ def test_a_variable_that_nobody_defines_is_named(session: Session) -> None:
 
 
 def test_the_packaged_domain_is_what_guests_see_today(session: Session) -> None:
-    """But for the machine type and the emulator, which the test driver has none of: tests/data/domain has them."""
+    """The test driver has neither machine types nor emulators."""
     node = Node(params={
-        "name": "packaged", "memory_size": 65536, "domain_type": "test", "networks": [{"network": "default"}],
-        "disks": [{"bus": "virtio", "dev": "vda", "file": "/a.qcow2", "type": "qcow2"}], "devices": DEVICES,
+        "name": "packaged", "memory_size": 65536, "domain_type": KIND, "networks": [{"network": "default"}],
+        "disks": [{"bus": "virtio", "dev": "vda", "file": DISK, "type": "qcow2"}], "devices": DEVICES,
     })  # fmt: skip
     root = configured(session, node)
     assert {feature.tag for feature in root.find("features")} == {"acpi", "apic", "pae"}
+    assert KIND == "test" or root.find("os/type").get("machine").startswith("pc-i440fx-")
     assert root.find("os/boot").get("dev") == "hd" and root.find("clock").get("offset") == "utc"
     assert [root.findtext(name) for name in ("on_poweroff", "on_reboot", "on_crash")] == [
         "destroy",
@@ -138,8 +140,11 @@ def test_the_packaged_domain_is_what_guests_see_today(session: Session) -> None:
     assert {entry.get("bus") for entry in root.findall("devices/input")} == {"ps2"}
     assert root.find("devices/graphics") is None and root.find("devices/serial[@type='pty']") is not None
     disk = root.find("devices/disk")
-    assert disk.get("type") == "file" and disk.find("driver").attrib == {"type": "qcow2"}
-    assert root.find("devices/interface/model") is None, "a model only where one is given"
+    driver = {"type": "qcow2"} if KIND == "test" else {"name": "qemu", "type": "qcow2"}
+    assert disk.get("type") == "file" and dict(disk.find("driver").attrib) == driver
+    # Only where one is given: libvirt says so of the machine's own.
+    card = root.find("devices/interface/model")
+    assert card is None if KIND == "test" else card.get("type") == "rtl8139"
 
 
 def test_the_packaged_network(session: Session) -> None:
@@ -208,7 +213,7 @@ def test_templates_of_the_old_style_run_unchanged(session: Session, style: str) 
     """What nobody set is undefined for tests and defaults, and nothing elsewhere."""
     node = old_node()
     del node.params["mine"]
-    root = configured(session, node, template_content=OLD_STYLES[style])
+    root = configured(session, node, template_content=OLD_STYLES[style].replace("'test'", f"'{KIND}'"))
     text = etree.tostring(root, encoding="unicode")
     assert root.findtext("name") == "old" and "wrong" not in text
     if style == "defaults":

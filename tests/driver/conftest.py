@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import libvirt
 import pytest
@@ -86,12 +86,13 @@ def define_network(session: Session, name: str, address: str = "10.99.1.1", brid
 class CountingInstance(MockNodeInstanceContext):  # type: ignore[misc]
     """Remembers what was stored at each ``update``, and in ``_domains`` which domains there were then."""
 
-    def __init__(self, **how: Any) -> None:
+    def __init__(self, uri: str, **how: Any) -> None:
         super().__init__(**how)
+        self.uri = uri
         self.stored: list[dict[str, Any]] = []
 
     def update(self) -> None:
-        there = [handle.name() for handle in connect(URI).connection.listAllDomains()]
+        there = [handle.name() for handle in connect(self.uri).connection.listAllDomains()]
         self.stored.append({**self.runtime_properties, "_domains": there})
 
 
@@ -99,6 +100,7 @@ class CountingInstance(MockNodeInstanceContext):  # type: ignore[misc]
 class Node:
     """One node instance, as the engine keeps it between operations."""
 
+    uri: ClassVar[str] = URI
     name: str = "vm"
     params: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
@@ -118,11 +120,11 @@ class Node:
     def ctx(self) -> Any:
         ctx = MockCloudifyContext(
             node_id=self.id, node_name=self.name, deployment_id=self.deployment, blueprint_id=self.deployment,
-            properties={"libvirt_auth": URI, "params": self.params, **self.properties},
+            properties={"libvirt_auth": self.uri, "params": self.params, **self.properties},
             runtime_properties=self.runtime, index=self.index, resources=self.resources,
             operation=dict(zip(("retry_number", "max_retries"), self.attempt or (), strict=False)),
         )  # fmt: skip
-        ctx._instance = CountingInstance(id=self.id, runtime_properties=self.runtime, index=self.index)
+        ctx._instance = CountingInstance(self.uri, id=self.id, runtime_properties=self.runtime, index=self.index)
         ctx._instance.stored = self.stored
         if self.workflow:
             ctx._context["workflow_id"] = self.workflow

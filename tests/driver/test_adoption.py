@@ -229,6 +229,48 @@ def test_killed_at_any_step_of_taking_over(
     assert ledger.every() == []
 
 
+MAKING: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "domain": (domain_tasks, "configure", {"name": "kept", "memory": "64 MiB", "wait_for_ip": False}),
+    "network": (network_tasks, "create", {"name": "kept", "cidr": "auto"}),
+    "pool": (pool_tasks, "create", {"name": "kept", "path": "/nowhere/kept"}),
+    "volume": (volume_tasks, "create", {"name": "kept", "pool": "default-pool", "size": "2 MiB"}),
+}
+
+
+@pytest.mark.parametrize("kind", MAKING)
+def test_killed_before_anything_was_recorded(session: Session, home: Path, kind: str) -> None:
+    """The ledger has the entry, the instance nothing: a delete, with nothing made, forgets it."""
+    tasks, making, params = MAKING[kind]
+    node = Installed(name="kept", params=params, home=home).there()
+    if kind == "domain":
+        node.run(domain_tasks.create)
+    before = dict(node.runtime)
+    with pytest.MonkeyPatch.context() as patch:
+        done = dying(1, patch)
+        with pytest.raises(Killed):
+            node.run(getattr(tasks, making))
+    assert done == ["write"]
+    node.runtime = before
+    (entry,) = ledger.every()
+    assert (entry.kind, entry.instance, entry.uri) == (kind, "kept_a", URI) and not before.get("resource_id")
+    node.run(tasks.delete)
+    assert ledger.every() == [] and left(session, home) == []
+
+
+def test_what_never_could_be_read_has_nothing_to_forget(session: Session, machine: Installed) -> None:
+    """An intrinsic function that nothing evaluated is where the URI should be; others' entries stay."""
+    configure(machine)
+    entries = ledger.every()
+    unread = Installed(name="other", home=machine.home, properties={"libvirt_auth": {"get_attribute": ["vm", "uri"]}})
+    with pytest.raises(NonRecoverableError, match="libvirt_auth"):
+        unread.there().run(network_tasks.create)
+    for tasks in (network_tasks, pool_tasks, volume_tasks, domain_tasks):
+        unread.run(tasks.delete)
+        assert unread.runtime == {} and ledger.every() == entries
+    machine.run(domain_tasks.delete)
+    assert ledger.every() == []
+
+
 def test_a_living_instance_keeps_its_domain(session: Session, machine: Installed, home: Path) -> None:
     configure(machine)
     again = machine.anew()

@@ -11,6 +11,7 @@ from cloudify_libvirt import domain_tasks, iso9660_tasks, pool_tasks, volume_tas
 from cloudify_libvirt.core.errors import Conflict
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.spec.variables import Backing
 from cloudify_libvirt.core.storage import bases as storage
 from cloudify_libvirt.core.storage.bases import Claim, Wish
 from cloudify_libvirt.core.volume import Volume
@@ -116,7 +117,7 @@ def test_an_iso_image_is_not_written_over_a_disk(session: Session, format_: str,
     pool = Pool.get(session, "default-pool")
     disk = Volume.create(pool, Wish("disk", format=format_).xml(1 << 20), "disk")
     if backing:
-        Volume.create(pool, Wish("above").xml(1 << 20, disk), "above")
+        Volume.create(pool, Wish("above").xml(1 << 20, Backing(disk.path, format_)), "above")
     else:
         source = "<source pool='default-pool' volume='disk'/><target dev='vda'/>"
         define(session, "theirs", extra=f"<disk type='volume'>{source}</disk>").start()

@@ -9,6 +9,7 @@ import pytest
 from cloudify_libvirt.core.errors import Busy, Conflict, ConnectionLost, CoreError, InUse, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.spec.variables import Backing
 from cloudify_libvirt.core.storage import bases as storage
 from cloudify_libvirt.core.storage import uploads
 from cloudify_libvirt.core.storage.bases import Claim, Wish
@@ -181,7 +182,7 @@ def test_our_base_goes_with_its_last_overlay(pool: Pool) -> None:
     name = f"{storage.BASE_PREFIX}{'0' * 32}.qcow2"
     base = made(pool, Wish(name, MIB))
     for overlay in ("one", "two"):
-        Volume.create(pool, Wish(overlay).xml(MIB, base), overlay)
+        Volume.create(pool, Wish(overlay).xml(MIB, Backing(base.path, "qcow2")), overlay)
     assert storage.remove(pool, "one") is True
     assert pool.volume_names() == [name, "two"]
     assert storage.remove(pool, "two") is True
@@ -191,7 +192,7 @@ def test_our_base_goes_with_its_last_overlay(pool: Pool) -> None:
 def test_a_users_volume_stays_whatever_it_is_called(pool: Pool) -> None:
     """It is no base image of ours, though its name begins like one: it does not go with its last overlay."""
     golden = made(pool, Wish("base-golden.qcow2", MIB))
-    Volume.create(pool, Wish("one").xml(MIB, golden), "one")
+    Volume.create(pool, Wish("one").xml(MIB, Backing(golden.path, "qcow2")), "one")
     assert storage.remove(pool, "one") is True
     assert pool.volume_names() == ["base-golden.qcow2"]
 
@@ -199,7 +200,7 @@ def test_a_users_volume_stays_whatever_it_is_called(pool: Pool) -> None:
 def test_bases_in_use_cost_no_look_of_their_own(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     for digit in "123":
         base = made(pool, Wish(f"{storage.BASE_PREFIX}{digit * 32}.qcow2", MIB))
-        Volume.create(pool, Wish(f"above-{digit}").xml(MIB, base), f"above-{digit}")
+        Volume.create(pool, Wish(f"above-{digit}").xml(MIB, Backing(base.path, "qcow2")), f"above-{digit}")
     looks: list[str] = []
     look = Users(pool.session)
     monkeypatch.setattr(Volume, "delete", lambda volume, *_args, **_how: looks.append(volume.name))

@@ -9,6 +9,7 @@ import pytest
 from cloudify_libvirt.core.errors import CoreError, InUse, Missing
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
+from cloudify_libvirt.core.spec.variables import Backing
 from cloudify_libvirt.core.storage import users
 from cloudify_libvirt.core.storage.bases import Claim, Wish, empty
 from cloudify_libvirt.core.storage.users import Users
@@ -44,7 +45,7 @@ def test_a_snapshot_keeps_what_its_domain_gave_up(session: Session, volume: Volu
 
 def test_an_overlay_of_another_pool_counts(session: Session, volume: Volume) -> None:
     other = pool_of(session, "two")
-    Volume.create(other, Wish("above").xml(MIB, volume), "above")
+    Volume.create(other, Wish("above").xml(MIB, Backing(volume.path, "raw")), "above")
     with pytest.raises(InUse, match="used by volume 'above' of pool 'two'"):
         volume.delete()
     look = Users(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "lab"
+sys.path.insert(0, str(SCRIPT.parent))
+
+from lib_lab import apparmor  # noqa: E402 - found by the line above
+
 NOT_RUNNING = 3
 NETWORK = """
 <network><name>nat</name><forward mode='nat'/><bridge name='virbr7' stp='off' delay='0'/>
@@ -225,6 +230,30 @@ def test_labs_side_by_side_do_not_collide(lab: Script, other: Script) -> None:
     assert "nat" in lab.virsh("net-list")
     lab.virsh("net-destroy", "nat")
     lab.virsh("net-undefine", "nat")
+
+
+def test_guests_are_confined_where_the_kernel_can(lab: Script, tmp_path: Path) -> None:
+    """Without AppArmor in the kernel, or without libvirt's profiles, libvirt is told not to look for it."""
+    enabled = tmp_path / apparmor.ENABLED
+    needed = [tmp_path / path for path in apparmor.NEEDED]
+    for path in (enabled, *needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("Y\n")
+    assert apparmor.usable(tmp_path)
+    for path in needed:
+        path.unlink()
+        assert not apparmor.usable(tmp_path) and "none" in apparmor.driver(tmp_path)
+        path.touch()
+    enabled.write_text("N\n")
+    assert not apparmor.usable(tmp_path)
+    enabled.unlink()
+    assert not apparmor.usable(tmp_path)
+    here = apparmor.driver()
+    assert bool(here) != (apparmor.usable() and shutil.which("apparmor_parser", path=apparmor.PATH) is not None)
+    settings = lab.run("exec", "cat", "/etc/libvirt/qemu.conf")
+    assert ("security_driver" in settings) == bool(here) and "dynamic_ownership = 1" in settings
+    models = lab.virsh("capabilities")
+    assert "<model>dac</model>" in models and ("<model>apparmor</model>" not in models or not here)
 
 
 def cables(script: Script) -> list[str]:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import random
 import stat
 from contextlib import suppress
 from dataclasses import asdict
@@ -234,8 +235,16 @@ def test_a_copy_has_a_seed_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "files", [{"user-data": b""}, {"meta-data": b"- a list"}, {"meta-data": b"a: ["}, {"meta-data": b"\xff\x00"}]
-)
+    "files",
+    [
+        {"user-data": b""},
+        *(
+            {"meta-data": text}
+            for text in (b"- a list", b"a: [", b"\xff\x00", b"a: 2024-02-30", b"[" * 1500, b"a: !!bool x",
+                         b"!!timestamp x", b'a: "\\U99999999"', b"a: 0b_")
+        ),
+    ],
+)  # fmt: skip
 def test_an_odd_seed_is_kept_or_completed(files):
     data = build_iso(files)
     own = seeds.another(data, "copy", "u-2", {})
@@ -243,6 +252,32 @@ def test_an_odd_seed_is_kept_or_completed(files):
         assert own == data
     else:
         assert yaml.safe_load(dict(seeds._files(own))["meta-data"]) == {"instance-id": "u-2"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # A time stamp shorter than its entry says; a version that is no number; a name that no ISO image may have.
+        (b"TF\x1a\x01\x0e", b"TF\x1a\x01\x7f"),
+        (b";1", b";x"),
+        (b"\0m\0e\0t\0a", b"\0m\0e\0:\0a"),
+    ],
+)
+def test_a_damaged_seed_is_kept(before, after):
+    whole = build_iso({"meta-data": b"instance-id: old", "user-data": b""})
+    data = whole.replace(before, after)
+    assert data != whole and seeds.another(data, "copy", "u-2", {}) == data
+
+
+def test_no_damage_ends_in_a_traceback():
+    whole = build_iso({"meta-data": b"{instance-id: old, local-hostname: vm}", "network-config": b"a: b"})
+    places, chance = [at for at, byte in enumerate(whole) if byte], random.Random(7)
+    for _ in range(400):
+        data = bytearray(whole)
+        for at in chance.choices(places, k=4):
+            data[at] = chance.choice([0, 1, 127, 255])
+        cut = bytes(data[: chance.choice([len(data), 40000])])
+        assert seeds.another(cut, "copy", "u-2", {})
 
 
 def test_other_media_are_no_seeds():

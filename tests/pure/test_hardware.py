@@ -30,6 +30,7 @@ def refused(**params: Any) -> str:
 
 
 TWO = {"vcpu": 2}
+MORE = {"max_memory": "2 GiB"}
 SHARE = {"filesystems": [{"source": "/srv", "target": "a"}]}
 
 
@@ -54,6 +55,18 @@ SHARE = {"filesystems": [{"source": "/srv", "target": "a"}]}
         ({"numa_cells": [{"cpus": "0", "memory": "512 MiB"}]}, "the cells together have 512 MiB, the domain 1 GiB"),
         ({"numa_cells": [{"cpus": "0", "memory": "1 GiB"}], **TWO}, "the cells have vCPUs 0, and must"),
         ({"numa_cells": [{"cpus": "0", "memory": "512 MiB"}] * 2}, "vCPU 0 is in two cells"),
+        ({"memory_slots": 2}, "params.memory_slots of node web: it needs max_memory"),
+        ({"memory_slots": 257, **MORE}, "params.memory_slots of node web: must be 1 to 256"),
+        ({"memory_slots": 0, **MORE}, "params.memory_slots of node web: must be 1 to 256"),
+        (
+            {"memory_slots": 2, "numa_cells": [{"cpus": "0", "memory": "2 GiB"}], **MORE},
+            "it brings a NUMA cell of its own; leave numa_cells out",
+        ),
+        ({"memory_slots": 2, "domain_type": "lxc", **MORE}, "a domain of type lxc takes no DIMMs"),
+        ({"memory_slots": 2, "machine": "microvm", **MORE}, "a microvm takes no DIMMs; use machine: q35 or pc"),
+        ({"memory_slots": 2, "features": {"acpi": False}, **MORE}, "guests hear of DIMMs by ACPI"),
+        ({"memory_slots": 2, "max_memory": "1048577 KiB"}, "params.max_memory of node web: with memory_slots it is"),
+        ({"memory_slots": 2, "memory": "1001 KiB", **MORE}, "params.memory of node web: with memory_slots it is"),
         ({"memory_backing": {"access": "private"}, **SHARE}, "virtiofs and vhostuser need shared memory"),
         ({"memory_backing": {"source": "anonymous"}, **SHARE}, "memory that can be shared"),
         ({"filesystems": [{"source": "/a", "target": "a", "readonly": True}]}, "virtiofs cannot; mount it with -o ro"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloudify_libvirt.core.errors import InvalidSpec
-from cloudify_libvirt.planning.replacing import made_otherwise, otherwise, replaced
+from cloudify_libvirt.planning.replacing import as_made, made_otherwise, otherwise, replaced
 from cloudify_libvirt.workflows.leave import Leave, asked, in_words
 
 NODES = ("data", "logs", "vm")
@@ -56,6 +56,22 @@ def test_which_images_are_another(old: Any, new: Any, another: bool) -> None:
     before, after = {"image": old}, {"image": new}
     assert bool(made_otherwise("domain", "params.image", before, after)) is another
     assert not made_otherwise("volume", "params.image", before, after), "the host says it"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "made", "another"),
+    [
+        ("x86_64", "i686", "x86_64", True), (None, "i686", "x86_64", True), (None, "x86_64", "x86_64", False),
+        # Of an earlier release, or the host's once more: that is seen there.
+        (None, "i686", None, False), ("i686", None, "i686", False), ("x86_64", "i686", None, True),
+    ],
+)  # fmt: skip
+def test_which_architectures_are_another(old: str | None, new: str | None, made: str | None, another: bool) -> None:
+    before, after = as_made({"arch": old}, {"arch": made}), {"arch": new}
+    assert bool(made_otherwise("domain", "params.arch", before, after)) is another
+    plans = [plan(params={"arch": one} if one else {}) for one in (old, new)]
+    stands = {"node_id": "vm", "runtime_properties": {"resource_id": "vm", "arch": made}}
+    assert list(otherwise(*plans, [stands])) == ["vm"] * another
 
 
 def plan(**properties: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def refused(**params: Any) -> str:
         ({"source_volume": "a", "mode": "overlay", "format": "raw"}, "an overlay is qcow2"),
         ({"file": "/a", "format": "dir"}, "a directory cannot be filled"),
         ({"source_volume": {"pool": "a"}}, "params.source_volume.volume of node web: is required"),
-        ({"source_volume": {"pool": "a", "name": "b"}}, "The keys are volume, pool"),
+        ({"source_volume": {"pool": "a", "name": "b"}}, "The keys are volume, pool, format"),
         ({"size": "1 MiB", "preallocation": "some"}, "must be one of 'off', 'metadata', 'falloc' or 'full'"),
         ({"size": "1 MiB", "preallocation": "metadata"}, "only qcow2 has metadata"),
         ({"size": "1 MiB", "preallocation": "full", "format": "qcow2"}, "full is for an empty raw volume"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import libvirt
 from cloudify.exceptions import NonRecoverableError
 
-from cloudify_libvirt import network_tasks
+from cloudify_libvirt import domain_tasks, network_tasks
 from cloudify_libvirt.core.image.rootfs import extract_root
 from tests.driver.conftest import Node
 
@@ -123,6 +124,20 @@ class Container:
 def card(network: str, more: str = "", mac: str = "") -> str:
     address = f"<mac address='{mac}'/>" if mac else ""
     return f"<interface type='network'><source network='{network}'/>{address}{more}</interface>"
+
+
+@contextmanager
+def machine(name: str, **params: Any) -> Iterator[Any]:
+    """A running domain without an operating system, made and removed by the plugin's own operations."""
+    given = {"name": name, "memory": "32 MiB", "hardware": "modern", "wait_for_ip": False, "shutdown_timeout_s": 1}
+    node = Node(name=name, params={**given, **params}, properties={"libvirt_auth": QEMU}, deployment="nets")
+    try:
+        for operation in (domain_tasks.validate, domain_tasks.create, domain_tasks.configure, domain_tasks.start):
+            node.run(operation)
+        yield libvirt.open(QEMU).lookupByName(name)
+    finally:
+        for operation in (domain_tasks.stop, domain_tasks.delete):
+            node.run(operation)
 
 
 def host_links() -> Iterator[dict[str, Any]]:

@@ -347,6 +347,29 @@ def test_rotation_lets_the_old_chain_go(series: Series) -> None:
     assert json.loads((series.store.root / newest.point / "manifest.json").read_text())["manifest"]["point"]
 
 
+def beside_another_deployment(guest: Guest, place: Path) -> None:
+    """In one pool: points of one name are two, each goes alone, and no name reaches over to the other."""
+    vault = keeping.Place(pool="vault", uri="qemu+unix:///system")
+    first, second = vault.store("one", "saved"), vault.store("two", "saved")
+    ours = {path.name: path.read_bytes() for path in place.iterdir()}
+    assert second.points() == []
+    made = create(guest.domain, second, Order(point="p3"))
+    assert made.kind == "full" and first.points() == second.points() == ["p3"]
+    for wrong in ("../one", "a/b", "one~saved", "..", ""):
+        with pytest.raises(InvalidSpec):
+            vault.store(wrong, "saved").points()
+        with pytest.raises(InvalidSpec):
+            vault.store("two", wrong).points()
+        with pytest.raises(InvalidSpec):
+            create(guest.domain, second, Order(point=wrong or "."))
+        with pytest.raises(InvalidSpec):
+            keeping.delete(second, wrong)
+    keeping.delete(second, "p3")
+    virsh("pool-refresh", "vault")
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == ours and first.points() == ["p3"]
+    assert verified(first, deep=True).findings == ()
+
+
 def test_into_a_pool_by_its_uri(series: Series, tmp_path: Path) -> None:
     """Kept as volumes of another pool, through a connection of its own; the same holds there."""
     guest, place = series.guest, tmp_path / "vault"
@@ -378,6 +401,7 @@ def test_into_a_pool_by_its_uri(series: Series, tmp_path: Path) -> None:
         assert store.points() == ["p1", "p3"]
         keeping.prune(store, Keep(last=1))
         assert store.points() == ["p3"]
+        beside_another_deployment(guest, place)
     finally:
         virsh("pool-destroy", "vault")
         virsh("pool-undefine", "vault")

@@ -18,21 +18,22 @@ from cloudify_libvirt.core.backup.restore import restore, restore_as
 from cloudify_libvirt.core.backup.store import DirectoryStore
 from cloudify_libvirt.core.backup.verify import verify
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import Unsupported
+from cloudify_libvirt.core.errors import Conflict, Unsupported
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.snapshot.delete import delete
 from cloudify_libvirt.core.snapshot.plan import Wish as SnapshotWish
 from cloudify_libvirt.core.snapshot.revert import revert
 from cloudify_libvirt.core.snapshot.snapshots import create as snapshot
-from cloudify_libvirt.core.snapshot.snapshots import name_below
+from cloudify_libvirt.steps.snapshot import start
 from tests.real.conftest import IMAGES, QEMU, Host, virsh
 
 PLACE = IMAGES / "vaults"
 KEY = "the key of these disks"
 DISKS = {"vda": "qcow2", "vdb": "raw"}
+STORED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 DEFINITION = """
 <domain type='qemu'><name>vaults</name><memory unit='MiB'>32</memory><os><type machine='q35'>hvm</type></os>
-<devices>{disks}</devices></domain>
+<devices>{disks}<graphics type='vnc' passwd='hidden'><listen type='socket'/></graphics></devices></domain>
 """
 DISK = """<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'>
 <encryption format='luks'><secret type='passphrase' uuid='{secret}'/></encryption></source>
@@ -167,19 +168,27 @@ def test_what_is_declared_otherwise_today_is_refused(vaults: Machine, host: Host
     host.connection.defineXML(xml)
 
 
-def test_external_snapshots_have_the_same_key(vaults: Machine, host: Host) -> None:
+def test_external_snapshots_have_the_same_key(vaults: Machine, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made of a guest that is off and of one that runs, gone back to, deleted from the middle: never in the clear."""
     vaults.write(65)
-    snapshot(vaults.domain, SnapshotWish("s1", kind="external"))
+    wish = SnapshotWish("s1", kind="external")
+
+    def refused(*_arguments: object) -> Domain:
+        raise Conflict("define", vaults.domain.target, "somebody was quicker")
+
+    with monkeypatch.context() as failing, pytest.raises(Conflict, match=r"quicker\. It was made, .* once more"):
+        failing.setattr(Domain, "define", refused)
+        snapshot(vaults.domain, wish)
     assert beside() == {"vda--at--s1.qcow2", "vdb--at--s1.qcow2"}
-    # libvirt 9 alone finds no key for what is below, as after an attempt that was cut off.
-    named = vaults.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    assert "completed" in snapshot(vaults.domain, wish)
+    named = vaults.handle.XMLDesc(STORED)
+    assert "passwd='hidden'" in named, "the key for what is below does not cost the password of the screen"
+    with pytest.raises(Conflict, match="there is one of this name"):
+        snapshot(vaults.domain, wish)
+    # libvirt 9 alone finds no key for what is below: the start notes what is lacking.
     host.connection.defineXML(alone(named, DISKS))
-    with pytest.raises(libvirt.libvirtError):
-        vaults.handle.create()
-    name_below(vaults.domain, "s1")
-    assert vaults.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == named
-    vaults.domain.start()
+    start(vaults.domain)
+    assert vaults.handle.XMLDesc(STORED) == named
     snapshot(vaults.domain, SnapshotWish("s2", kind="external", memory=False, exclude=("vdb",)))
     vaults.domain.destroy()
     chain = ["vda--at--s2.qcow2", "vda--at--s1.qcow2", "vda.qcow2"]

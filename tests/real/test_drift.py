@@ -69,6 +69,11 @@ def test_heal_brings_a_machine_back_and_never_its_lost_disk(cfy: Cfy, clean_host
     cfy.install(BLUEPRINTS / "hello.yaml", "hello", **common(tiny, key))
     address, before = str(cfy.outputs("hello")["address"]), virsh("domuuid", "hello")
     ssh(key, address, "echo mine > /root/note; sync")
+    _forgotten(cfy, "hello", ip="192.0.2.1", ipv4_addresses=["192.0.2.1"], ssh_command=None)
+    assert cfy.outputs("hello")["address"] == "192.0.2.1"
+    cfy("executions", "start", "pull", "-b", "hello")
+    (vm,) = (one["runtime_properties"] for one in cfy.instances("hello") if str(one["id"]).startswith("vm_"))
+    assert (vm["ip"], vm["ipv4_addresses"], vm["ssh_command"]) == (address, [address], f"ssh root@{address}")
     # The network alone: the guest goes on, and gets its link back.
     boot = ssh(key, address, "cat /proc/sys/kernel/random/boot_id")
     virsh("net-destroy", "hello")
@@ -96,6 +101,15 @@ def test_heal_brings_a_machine_back_and_never_its_lost_disk(cfy: Cfy, clean_host
     heal(cfy)
     _undefined_above_its_disk(cfy, key, address)
     cfy.uninstall("hello")
+
+
+def _forgotten(cfy: Cfy, deployment: str, **known: object) -> None:
+    """Let the machine's record say what is not so."""
+    directory = cfy.directory / f".cloudify/profiles/local/deployments/{deployment}/node-instances"
+    (path,) = directory.glob("vm_*")
+    found = json.loads(path.read_text())
+    found["runtime_properties"].update(known)
+    path.write_text(json.dumps(found))
 
 
 def _undefined_above_its_disk(cfy: Cfy, key: Path, address: str) -> None:
@@ -153,7 +167,7 @@ class Site:
 
     def run(self, name: str, operation: str, **inputs: object) -> object:
         node = self.nodes[name]
-        return node.run(getattr(MODULES[node.name], operation), **inputs)
+        return node.run(getattr(MODULES[node.name.partition("-")[0]], operation), **inputs)
 
     def drift(self) -> set[tuple[str, str, str]]:
         found = ((name, self.run(name, "check_drift")) for name in self.nodes)
@@ -420,6 +434,13 @@ LOSSES: dict[str, tuple[Change, set[str]]] = {
 }
 
 
+def healed(site: Site, node: str) -> int:
+    """Heal; returns what it took of this process's CPU time, in ms: what libvirt and QEMU need is theirs."""
+    begin = time.process_time()
+    site.run(node, "heal")
+    return round((time.process_time() - begin) * 1000)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_was_lost_comes_back_as_it_was(name: str, site: Site) -> None:
     lose, sick = LOSSES[name]
@@ -427,10 +448,9 @@ def test_what_was_lost_comes_back_as_it_was(name: str, site: Site) -> None:
     assert status(site) == {}
     lose()
     settled(site, sick)
-    begin = time.process_time()
-    for node in site.nodes:
-        site.run(node, "heal")
-    assert time.process_time() - begin < 6
+    own = {node: healed(site, node) for node in site.nodes}
+    print(f"{name}: own CPU time of each heal, in ms: {own}")
+    assert max(own.values()) < 2000
     assert site.identity() == before
     assert (status(site), site.drift()) == ({}, set())
 
@@ -497,13 +517,12 @@ def test_an_iso_image(site: Site) -> None:
 
 
 def test_pull_reads_the_host_again(site: Site) -> None:
-    keys = {"net": "bridge", "pool": "path", "data": "path"}
+    keys = {"net": "bridge", "pool": "path", "data": "path", "vm": "console_log"}
     before = {name: site.nodes[name].runtime[key] for name, key in keys.items()}
     for name, key in keys.items():
         site.nodes[name].runtime[key] = "lost"
         site.run(name, "pull")
     assert {name: site.nodes[name].runtime[key] for name, key in keys.items()} == before
-    site.run("vm", "pull")
 
 
 def test_what_was_attached_by_an_operation_is_no_drift(site: Site) -> None:

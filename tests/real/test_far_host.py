@@ -22,6 +22,7 @@ import pytest
 from cloudify_libvirt.core.backup.create import Hooks, create
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.plan import Order
+from cloudify_libvirt.core.backup.verify import verify
 from cloudify_libvirt.core.errors import CoreError
 from cloudify_libvirt.core.host.console import tail
 from cloudify_libvirt.core.session import connect
@@ -81,7 +82,7 @@ def test_volumes_to_another_host_and_back(far: Far, shelf: str, tmp_path: Path) 
     assert far.sha256("/var/lib/libvirt/shelf/goods") == digest(source)
     assert int(far.sh("du -k /var/lib/libvirt/shelf/goods").split()[0]) < 8 << 10
     tool("volume", "download", shelf, "goods", back, "--uri", far.uri)
-    assert digest(back) == digest(source)
+    assert digest(back) == digest(source) and back.stat().st_blocks * 512 < 8 << 20, "the hole came back as one"
     assert not Path("/var/lib/libvirt/shelf").exists()
     virsh("vol-delete", "goods", "--pool", shelf, uri=far.uri)
 
@@ -172,6 +173,7 @@ def test_backups_on_another_host(far: Far, shelf: str, guest: Guest, tmp_path: P
 def test_a_backup_that_is_cut_off(far: Far, shelf: str, guest: Guest) -> None:
     """The points that were there stay, no half one is one, and the next run removes the remains."""
     store = Place(pool=shelf, uri=far.uri).store("local", "cut")
+    former = create(guest.domain, store, Order()).point
     before = {volume.name() for volume in guest.connection.storagePoolLookupByName("default").listAllVolumes()}
     cut: list[float] = []
 
@@ -181,7 +183,7 @@ def test_a_backup_that_is_cut_off(far: Far, shelf: str, guest: Guest) -> None:
             far.cable("down")
 
     with far.cut_off(), pytest.raises(CoreError) as failed:
-        create(guest.domain, store, Order(), Hooks(progress=cut_now))
+        create(guest.domain, store, Order(kind="full"), Hooks(progress=cut_now))
     assert time.monotonic() - cut[0] < CUT_OFF_S
     assert failed.value.retryable and "keepalive" in str(failed.value), failed.value
     pool = guest.connection.storagePoolLookupByName("default")
@@ -190,10 +192,12 @@ def test_a_backup_that_is_cut_off(far: Far, shelf: str, guest: Guest) -> None:
     assert guest.handle.state()[0] == libvirt.VIR_DOMAIN_RUNNING
 
     store = Place(pool=shelf, uri=far.uri).store("local", "cut")
-    assert store.points() == []
+    assert store.points() == [former]
+    report = verify(store, former, Hooks().progress, deep=True)
+    assert report.points == (former,) and report.findings == ()
     notes: list[str] = []
     made = create(guest.domain, store, Order(), Hooks(note=notes.append))
-    assert store.points() == [made.point] and "removed what an earlier run left" in notes[0]
-    assert {name.split("~")[3] for name in far.sh("ls /var/lib/libvirt/shelf").split() if "~cut~" in name} == {
-        made.point
-    }
+    assert store.points() == [former, made.point] and "removed what an earlier run left" in notes[0]
+    there = {name.split("~")[3] for name in far.sh("ls /var/lib/libvirt/shelf").split() if "~cut~" in name}
+    assert there == {former, made.point}
+    assert verify(store, "", Hooks().progress).findings == ()

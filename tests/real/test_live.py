@@ -246,6 +246,19 @@ def test_a_device_from_a_template_of_ones_own(machine: Node) -> None:
         machine.run(domain_tasks.attach_device_flags, template_content=whole)
 
 
+def test_a_reboot_is_one_of_the_guest_not_of_its_qemu(machine: Node, key: Path) -> None:
+    boot, pid = "cat /proc/sys/kernel/random/boot_id", Path("/run/libvirt/qemu/live.pid")
+    before, process = ssh(key, machine.runtime["ip"], boot), pid.read_text()
+    machine.run(domain_tasks.reboot)
+    deadline = time.monotonic() + 300
+    # It answers for a moment more; what it said while it went down is nothing.
+    options = ("-o", "ServerAliveInterval=5")
+    while ssh(key, machine.runtime["ip"], f"{boot} || true", options=options) in ("", before):
+        assert time.monotonic() < deadline, "it is not the guest of a new boot"
+        time.sleep(0.3)
+    assert pid.read_text() == process and domain("live").isActive()
+
+
 def test_a_device_that_is_not_given_back_is_pending(empty: Node) -> None:
     path = IMAGES / "live" / "kept.raw"
     path.touch()

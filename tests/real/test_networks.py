@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from cloudify_libvirt.core.network import AUTO_RANGE
 from cloudify_libvirt.core.session import connect
 from tests.driver.conftest import Node
 from tests.real.conftest import IMAGES, ROOT, Host
-from tests.real.netlab import LXC, QEMU, Container, Networks, card, command, eventually, host_links
+from tests.real.netlab import LXC, QEMU, Container, Networks, card, command, eventually, host_links, machine
 
 FIXED_MAC = "52:54:00:71:00:01"
 TEXT = 'v=x, "quoted" # not a comment \\ end'
@@ -287,6 +288,57 @@ def test_macvtap_from_a_pool_of_devices(own: Networks, root: Path, container_roo
         for one in pair:
             one.stop()
         command("ip", "link", "del", "mv0")
+
+
+@pytest.fixture
+def veth() -> Iterator[tuple[str, str]]:
+    """Both ends of a cable."""
+    command("ip", "link", "add", "mt0", "type", "veth", "peer", "name", "mt1")
+    for end in ("mt0", "mt1"):
+        command("ip", "link", "set", end, "up")
+    yield "mt0", "mt1"
+    command("ip", "link", "del", "mt0")
+
+
+@pytest.fixture
+def tap_devices() -> Iterator[Path]:
+    """The devices of macvtap as the kernel makes them: a lab's /dev has no udev that would bring them."""
+    kernels = Path("/run/devices-of-the-kernel")
+    kernels.mkdir()
+    mounted = subprocess.run(["mount", "-t", "devtmpfs", "devtmpfs", kernels], capture_output=True, text=True)
+    if mounted.returncode:
+        kernels.rmdir()
+        pytest.skip(f"the devices of macvtap cannot be shown in the lab: {mounted.stderr}")
+    # A device is called by its link's number, which is the next free one.
+    last = max(link["ifindex"] for link in host_links())
+    links = [Path(f"/dev/tap{number}") for number in range(last + 1, last + 1000)]
+    for link in links:
+        link.symlink_to(kernels / link.name)
+    yield kernels
+    for link in links:
+        link.unlink()
+    command("umount", str(kernels))
+    kernels.rmdir()
+
+
+def test_a_card_of_a_domain_on_a_device_of_the_host(veth: tuple[str, str], tap_devices: Path, host: Host) -> None:
+    """macvtap, given with the card itself: what the guest's firmware sends comes out of the other end of the cable."""
+    near, far = veth
+    mac = "52:54:00:71:79:01"
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as heard:
+        heard.bind((far, 0))
+        heard.settimeout(180)
+        with machine("on-macvtap", networks=[{"macvtap": near, "macvtap_mode": "bridge", "mac": mac, "boot_order": 1}]):
+            card = etree.fromstring(host.domain("on-macvtap").XMLDesc()).find("devices/interface[@type='direct']")
+            assert (card.find("source").get("dev"), card.find("source").get("mode")) == (near, "bridge")
+            tap = card.find("target").get("dev")
+            link = next(link for link in host_links() if link["ifname"] == tap)
+            assert (link["linkinfo"]["info_kind"], link["link"], link["address"]) == ("macvtap", near, mac)
+            assert link["linkinfo"]["info_data"]["mode"] == "bridge"
+            # From the guest to everybody, by DHCP: 0x0800 is IPv4.
+            wanted = bytes.fromhex("ffffffffffff" + mac.replace(":", "") + "0800")
+            assert eventually(lambda: heard.recv(2000).startswith(wanted), 180)
+    assert eventually(lambda: tap not in {link["ifname"] for link in host_links()})
 
 
 def can_limit_rates() -> bool:

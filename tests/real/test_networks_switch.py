@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
 from cloudify_libvirt import network_tasks
 from tests.real.conftest import IMAGES
-from tests.real.netlab import Container, Networks, command, eventually
+from tests.real.netlab import Container, Networks, command, eventually, machine
 
 RUN = Path("/run/openvswitch")
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 BRIDGE = "ovsbr0"
+TARGETS = "devices/interface/target"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,21 @@ def test_port_groups_set_vlans(nets: Networks, container_root: Path) -> None:
         for one in guests:
             one.stop()
         shutil.rmtree(root)
+
+
+def test_a_card_of_a_domain_is_on_its_vlan(switch: None) -> None:
+    """A bridge, the switch and a tag, given with the card itself; the port goes with the domain."""
+    cards = [
+        {"bridge": BRIDGE, "virtualport": "openvswitch", "vlan": 42},
+        {"bridge": BRIDGE, "virtualport": "openvswitch", "vlan": {"tags": [42, 43], "native": 43}},
+    ]
+    with machine("on-vlan", networks=cards) as domain:
+        tagged, trunk = [entry.get("dev") for entry in etree.fromstring(domain.XMLDesc()).iterfind(TARGETS)]
+        assert {tagged, trunk} <= set(ports())
+        assert ports()[tagged]["tag"] == 42 and ports()[tagged]["trunks"] == ["set", []]
+        assert (ports()[trunk]["tag"], ports()[trunk]["trunks"]) == (43, ["set", [42, 43]])
+        assert ports()[trunk]["vlan_mode"] == "native-untagged"
+    assert eventually(lambda: {tagged, trunk}.isdisjoint(ports())), ports()
 
 
 def test_the_switch_is_left_and_told_apart(nets: Networks) -> None:

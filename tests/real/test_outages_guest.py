@@ -100,6 +100,11 @@ def memory(domain: Domain) -> None:
     sizes.apply(domain, sizes.Size(memory_kib=32 * 1024), timeout_s=30)
 
 
+def memory_in_use(domain: Domain) -> None:
+    sizes.check(domain, sizes.Size(memory_kib=32 * 1024))
+    memory(domain)
+
+
 def unplug(domain: Domain) -> None:
     hotplug.detach(domain, DISK.format(directory=IMAGES), 30)
 
@@ -108,7 +113,7 @@ def address(domain: Domain) -> None:
     readiness.turn(domain, {}, queued=lambda: 0)
 
 
-@pytest.mark.parametrize("wait", [memory, unplug, address])
+@pytest.mark.parametrize("wait", [memory, memory_in_use, unplug, address])
 def test_killed_while_we_wait(wait: Callable[[Domain], None], deaf: Domain) -> None:
     killer = Killer("deaf")
     killer.soon()

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lxml import etree
 
+from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.update.table import how
 from tests.real.conftest import BLUEPRINTS, IMAGES, ROOT, Cfy, Host, virsh
 from tests.real.nodes import blueprint, empty_domain, node
@@ -95,21 +98,63 @@ def identity(host: Host, name: str) -> dict[str, Any]:
     return {"uuid": host.domain(name).UUIDString(), "macs": macs}
 
 
+# What the host makes up: nobody plans it.
+MADE_UP = {
+    "domain": (),
+    "network": ("mac",),
+    "pool": ("capacity", "allocation", "available", "target/permissions/owner", "target/permissions/group"),
+}
+
+
+def meaning(kind: str, xml: str) -> str:
+    """A definition without what only the install knows, and with its devices in one order."""
+    root = parse.document(xml)
+    for made_up in [one for path in MADE_UP[kind] for one in root.iterfind(path)]:
+        made_up.getparent().remove(made_up)
+    for known_later in ("instance", "number", "orchestrator"):
+        for mark in root.iterfind("metadata/*"):
+            mark.attrib.pop(known_later, None)
+    for devices in root.iterfind("devices"):
+        devices[:] = sorted(devices, key=etree.tostring)
+    etree.indent(root)
+    return etree.tostring(root, encoding="unicode")
+
+
+def differences(found: dict[str, Any]) -> list[str]:
+    """What becomes another in what is stored when libvirt is given the planned documents."""
+    lines: list[str] = []
+    for prefix, kind in (("", "domain"), ("net-", "network"), ("pool-", "pool")):
+        for name, entry in entries(found, kind).items():
+            dump = (f"{prefix}dumpxml", name, "--inactive")
+            stored = virsh(*dump)
+            define(prefix, entry["xml"])
+            as_planned = virsh(*dump)
+            define(prefix, stored)
+            texts = [meaning(kind, xml).splitlines() for xml in (stored, as_planned)]
+            lines += unified_diff(*texts, f"{kind} {name}", "planned", lineterm="")
+    return lines
+
+
+def define(prefix: str, xml: str) -> None:
+    subprocess.run(["virsh", "-q", f"{prefix}define", "/dev/stdin"], input=xml, text=True, check=True)
+
+
 def test_what_is_printed_before_is_what_is_made(
     cfy: Cfy, plan: Planner, clean_host: Host, tiny: Path, tmp_path: Path
 ) -> None:
     """Names, UUIDs, MACs, the automatic subnet and bridge; then nothing to do; then only what was changed."""
     path, inputs = BLUEPRINTS / "cluster.yaml", common(tiny, machines=2, disk="256 MiB")
     before, files = documents(), traces(cfy.directory)
-    first = plan(path, "cluster", code=CHANGES, **inputs)
+    first = plan(path, "cluster", "--xml", code=CHANGES, **inputs)
     assert (documents(), traces(cfy.directory)) == (before, files)
     assert not (cfy.directory / "state").exists(), "an id of the orchestrator was made"
     assert first["installed"] is False and first["summary"]["create"] == 4
-    again = plan(path, "cluster", **inputs)
+    again = plan(path, "cluster", "--xml", **inputs)
     for one, other in zip(first["instances"], again["instances"], strict=True):
         assert one == other, "it is the same each time"
 
     cfy.install(path, "cluster", **inputs)
+    assert differences(first) == [], "each document is what libvirt has stored, after all that it filled in"
     for name, entry in entries(first, "domain").items():
         assert identity(clean_host, name) == {"uuid": entry["uuid"], "macs": [entry["facts"]["networks"][0]["mac"]]}
         assert entry["facts"]["volumes"][0]["size"] == 256 << 20
@@ -218,6 +263,7 @@ CHANGED: dict[str, tuple[str, dict[str, Any], tuple[Any, ...]]] = {
     "password": ("vm", {"graphics": [{"type": "vnc", "password": "Canary-2"}]},
                  ("graphics[0].password", "(not shown)", "(not shown)", "")),
     "pool": ("vm", {"pool": "store"}, ("pool", "default", "store", "replace")),
+    "architecture": ("vm", {"arch": "i686"}, ("arch", None, "i686", "replace")),
     "waiting": ("vm", {"shutdown_timeout_s": 9}, ("shutdown_timeout_s", 1, 9, "live")),
     "name": ("vm", {"name": "other"}, ("name", "vm", "other", "")),
     "subnet": ("lan", {"cidr": "10.98.7.0/24"}, ("ips[10.98.7.1]", None, "ip address=10.98.7.1", "")),

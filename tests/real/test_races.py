@@ -11,16 +11,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import libvirt
 import pytest
 import yaml
 
+from cloudify_libvirt import volume_tasks
+from cloudify_libvirt.core.errors import Busy
 from cloudify_libvirt.core.host import lock
 from cloudify_libvirt.core.host.lock import host_lock
+from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.storage.bases import BASE_NAME
+from cloudify_libvirt.core.volume import Volume
+from tests.driver.conftest import Node
 from tests.real.conftest import IMAGES, PYTHON, QEMU, ROOT, Cfy, Host
 
 DOMAINS, NOBODY = 20, 65534
@@ -191,16 +198,103 @@ def bases() -> list[str]:
 def test_twenty_domains_while_another_client_refreshes_their_pool(
     pool: libvirt.virStoragePool, cfy: Cfy, image: Path, tmp_path: Path
 ) -> None:
-    path, times = blueprint(tmp_path, "many", DOMAINS, image), [0, 0]
+    path, times = blueprint(tmp_path, "many", DOMAINS, image, "running"), [0, 0]
     with refreshed(times):
         installed = cfy("install", path, "-b", "many", "--task-retries", "0", "--task-thread-pool-size", "8")
         assert len(files("many-", "-root.qcow2")) == DOMAINS
+        running = pool.connect().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+        assert {domain.name() for domain in running} == {f"many-{number}" for number in range(1, DOMAINS + 1)}
         cfy("uninstall", "-b", "many", "--task-retries", "0", "--task-thread-pool-size", "8")
     print(
         f"{DOMAINS} domains in {installed.seconds:.1f} s; the pool was refreshed {times[0]} times, {times[1]} refused"
     )
     assert times[0] > DOMAINS
     assert not installed.lines("Task failed")
+
+
+CLONE = "<volume><name>{}</name><capacity>1</capacity><target><format type='qcow2'/></target></volume>"
+
+
+@contextmanager
+def halted_clone(pool: libvirt.virStoragePool, source: str, name: str) -> Iterator[int]:
+    """Another client copies a volume, and the program that does it stands still; yields its process."""
+    handle = libvirt.open(QEMU).storagePoolLookupByName(pool.name())
+
+    def clone() -> None:
+        handle.createXMLFrom(CLONE.format(name), handle.storageVolLookupByName(source), 0)
+
+    with ThreadPoolExecutor(1) as others:
+        copying, deadline = others.submit(clone), time.monotonic() + 120
+        while not (pid := halted(name)):
+            assert time.monotonic() < deadline, "nobody saw who copies"
+            if copying.done():
+                # It had ended before anybody saw it.
+                copying.result()
+                handle.storageVolLookupByName(name).delete(0)
+                copying = others.submit(clone)
+            time.sleep(0.001)
+        try:
+            yield pid
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+            copying.result(120)
+    handle.storageVolLookupByName(name).delete(0)
+
+
+def halted(name: str) -> int:
+    """Halt the process of qemu-img that writes a file of the pool; 0 where there is none."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if not words[0].endswith(b"qemu-img") or str(POOL / name).encode() not in words:
+                continue
+            os.kill(int(path.name), signal.SIGSTOP)
+            while (state := (path / "stat").read_text().rsplit(")", 1)[1].split()[0]) != "T":
+                if state == "Z":
+                    return 0
+                time.sleep(0.001)
+            return int(path.name)
+    return 0
+
+
+def test_what_libvirt_calls_busy_is_done_when_it_is_not(
+    pool: libvirt.virStoragePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody copies a volume: until it is copied, libvirt neither reads its pool anew nor deletes it."""
+    params = {"name": "race-source", "pool": "race", "size": "64 MiB", "format": "raw"}
+    node = Node(name="source", params=params, properties={"libvirt_auth": QEMU}, deployment="race")
+    node.run(volume_tasks.create)
+    (POOL / "race-source").write_bytes(os.urandom(64 * MIB))
+    ours = Pool.find(connect(QEMU), "race")
+    assert ours is not None
+
+    refused: list[str] = []
+
+    def until_refused(owner: type, name: str, pid: int) -> None:
+        """Let the copy go on as soon as libvirt has refused ours."""
+        call = getattr(owner, name)
+
+        def tried(self: object) -> None:
+            try:
+                call(self)
+            except Busy as busy:
+                refused.append(busy.reason)
+                os.kill(pid, signal.SIGCONT)
+                raise
+
+        monkeypatch.setattr(owner, name, tried)
+
+    with halted_clone(pool, "race-source", "race-copy") as pid:
+        until_refused(Pool, "_refresh", pid)
+        ours.refresh()
+    assert refused and "asynchronous jobs running" in refused[0]
+    refused.clear()
+    with halted_clone(pool, "race-source", "race-copy") as pid:
+        until_refused(Volume, "_delete", pid)
+        node.run(volume_tasks.delete)
+    assert refused and "is still in use" in refused[0], refused
+    assert files() == []
 
 
 @pytest.mark.parametrize("turns", [1, pytest.param(20, marks=pytest.mark.chaos)])

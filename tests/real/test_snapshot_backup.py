@@ -21,10 +21,11 @@ from cloudify_libvirt.core.backup.create import create as back_up
 from cloudify_libvirt.core.backup.filestore import Store as Files
 from cloudify_libvirt.core.backup.keeping import Place
 from cloudify_libvirt.core.backup.plan import Order
-from cloudify_libvirt.core.backup.restore import restore
+from cloudify_libvirt.core.backup.restore import restore, restore_as
 from cloudify_libvirt.core.backup.store import DirectoryStore
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Busy, Conflict, CoreError, InUse, Unsupported
+from cloudify_libvirt.core.media import build_iso
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.snapshot import xml as snapshot_xml
 from cloudify_libvirt.core.snapshot.plan import Wish
@@ -37,7 +38,8 @@ PLACE = IMAGES / "both"
 MIB = 1024**2
 DEFINITION = """
 <domain type='qemu'><name>both</name><memory unit='MiB'>32</memory><os><type machine='q35'>hvm</type></os>
-<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{directory}/both.qcow2'/>
+<devices><graphics type='vnc' passwd='hidden'><listen type='socket'/></graphics>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{directory}/both.qcow2'/>
 <target dev='vda' bus='virtio'/></disk><disk type='file' device='disk'><driver name='qemu' type='raw'/>
 <source file='{directory}/both.raw'/><target dev='vdb' bus='virtio'/></disk></devices></domain>
 """
@@ -106,7 +108,7 @@ def test_a_definition_that_names_the_files_below(both: Machine, host: Host) -> N
     subprocess.run(make, check=True)
     io(both.vda, "qcow2", "write -z 0 64k")
     below = f"<backingStore type='file'><format type='qcow2'/><source file='{base}'/></backingStore>"
-    xml = both.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    xml = both.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
     host.connection.defineXML(xml.replace(f"{both.vda}'/>", f"{both.vda}'/>{below}", 1))
     back_up(both.domain, both.store, Order(point="p1"))
     io(both.vda, "qcow2", "write -P 8 0 64k")
@@ -115,7 +117,29 @@ def test_a_definition_that_names_the_files_below(both: Machine, host: Host) -> N
     assert snapshot_xml.chain(both.handle.XMLDesc(0), "vda") == [str(both.vda)]
     both.domain.destroy()
     assert both.holds(0)
+    stored = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    assert "passwd='hidden'" in both.handle.XMLDesc(stored), "what is defined anew keeps its passwords"
     base.unlink()
+
+
+def test_copy_of_a_machine_with_a_seed_that_nobody_can_read(both: Machine, host: Host) -> None:
+    """Found out when the disks are on the host already: it is made all the same, and says what it lacks."""
+    seed = PLACE / "seed.iso"
+    seed.write_bytes(build_iso({"meta-data": b"instance-id: one\nborn: 2024-02-30\n"}))
+    drive = f"<disk type='file' device='cdrom'><source file='{seed}'/><target dev='sda' bus='sata'/><readonly/></disk>"
+    both.handle.attachDeviceFlags(drive, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    made = back_up(both.domain, both.store, Order(point="p1"))
+    assert [one.kind for one in made.beside] == ["seed"]
+    done = restore_as(both.domain.session, both.store, "p1", "both-then", Hooks())
+    copy = host.domain("both-then")
+    try:
+        assert done.lacking == ("a seed of its own in sda, as that of the first cannot be read",)
+        (own,) = PLACE.glob("restore-*-sda.iso")
+        assert f"file='{own}'" in copy.XMLDesc() and own.read_bytes() == seed.read_bytes()
+    finally:
+        copy.undefine()
+        for path in (seed, *PLACE.glob("restore-*")):
+            path.unlink()
 
 
 def nested(both: Machine) -> bytes:

@@ -17,17 +17,22 @@ from click.testing import CliRunner
 from cloudify_libvirt.cli.main import main
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.errors import Conflict, CoreError, InUse, Missing, Unsupported
+from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.snapshot.delete import delete
 from cloudify_libvirt.core.snapshot.overlay import MOMENTARY, Journal
 from cloudify_libvirt.core.snapshot.plan import Wish
 from cloudify_libvirt.core.snapshot.revert import revert
 from cloudify_libvirt.core.snapshot.snapshots import create, current, listed
+from cloudify_libvirt.core.storage import growth
 from cloudify_libvirt.core.uri import ALLOWED_VARIABLE
+from cloudify_libvirt.core.volume import Volume
 from tests.real.conftest import IMAGES, QEMU, Host, virsh
+from tests.real.netlab import eventually
 
 PLACE = IMAGES / "snapshots"
 SIZE = 1 << 22
+UEFI = " firmware='efi'"
 
 
 def disk(target: str, format_: str, *, file: str = "", device: str = "disk") -> str:
@@ -93,9 +98,10 @@ def machine(host: Host) -> Iterator[Callable[..., Machine]]:
     PLACE.mkdir()
     made: list[Any] = []
 
-    def define(*devices: str, vcpu: str = "<vcpu>1</vcpu>") -> Machine:
+    def define(*devices: str, vcpu: str = "<vcpu>1</vcpu>", uefi: bool = False) -> Machine:
         made.append(host.connection.defineXML(
-            f"<domain type='qemu'><name>snapped</name><memory unit='MiB'>32</memory>{vcpu}<os><type machine='q35'>hvm"
+            f"<domain type='qemu'><name>snapped</name><memory unit='MiB'>{64 if uefi else 32}</memory>{vcpu}"
+            f"{'<features><acpi/></features>' if uefi else ''}<os{UEFI if uefi else ''}><type machine='q35'>hvm"
             f"</type></os><devices>{''.join(devices)}<controller type='scsi' model='virtio-scsi'/></devices></domain>"
         ))  # fmt: skip
         return Machine(made[-1])
@@ -105,7 +111,8 @@ def machine(host: Host) -> Iterator[Callable[..., Machine]]:
         if handle.isActive():
             handle.destroy()
         handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                             | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)  # fmt: skip
+                             | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                             | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)  # fmt: skip
     shutil.rmtree(PLACE)
     assert host.everything() == before
     assert not any(name.startswith(MOMENTARY) for name in host.pools())
@@ -310,6 +317,108 @@ def test_disk_that_only_the_running_guest_had(plain: Machine, memory: bool) -> N
     )
     plain.delete("one")
     assert files() == {"vda", "vdb"} and plain.made == []
+
+
+@pytest.fixture
+def stocked(machine: Callable[..., Machine]) -> Iterator[Machine]:
+    """As many a template has it: the disk is a volume of a pool, whose directory has a second name."""
+    image("vda", "qcow2")
+    (PLACE / "link").symlink_to(PLACE)
+    virsh("pool-create-as", "stock", "dir", "--target", str(PLACE / "link"))
+    given = "<driver name='qemu' type='qcow2'/><source pool='stock' volume='vda'/><target dev='vda' bus='virtio'/>"
+    try:
+        yield machine(f"<disk type='volume' device='disk'>{given}</disk>")
+    finally:
+        if "stock" in virsh("pool-list", "--name").split():
+            virsh("pool-destroy", "stock")
+        (PLACE / "link").unlink()
+
+
+def grows(found: Machine, name: str) -> None:
+    growth.check(Volume.get(Pool.get(found.domain.session, "stock"), name), 2 * SIZE)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_disk_that_is_a_volume_of_a_pool(stocked: Machine, running: bool) -> None:
+    if running:
+        stocked.domain.start()
+    stocked.snapshot("one", kind="external")
+    top = stocked.paths()["vda"]
+    grows(stocked, Path(top).name)
+    with pytest.raises(InUse):
+        grows(stocked, "vda")
+    stocked.revert("one")
+    assert stocked.domain.active == running and stocked.paths()["vda"] not in (top, str(PLACE / "link/vda"))
+    if running:
+        stocked.domain.destroy()
+    virsh("pool-destroy", "stock")
+    for action in (stocked.revert, stocked.delete):
+        with pytest.raises(Missing, match=r"its disk vda was volume 'vda' of pool 'stock', .* pool is off"):
+            action("one")
+    virsh("pool-create-as", "stock", "dir", "--target", str(PLACE / "link"))
+    stocked.delete("one")
+    assert stocked.paths()["vda"] == str(PLACE / "link/vda") and files() == {"vda", "link"}
+
+
+@pytest.mark.parametrize("way", ["volume", "link"])
+def test_what_an_internal_snapshot_needs_is_not_grown(stocked: Machine, host: Host, way: str) -> None:
+    """Whether the disk is called by its pool, or by another name of its directory."""
+    if way == "link":
+        xml = stocked.domain.xml().replace("pool='stock' volume='vda'", f"file='{PLACE}/vda'")
+        host.connection.defineXML(xml.replace("<disk type='volume'", "<disk type='file'"))
+    grows(stocked, "vda")
+    stocked.snapshot("one", kind="internal")
+    with pytest.raises(InUse, match="snapshot 'one' of domain 'snapped'"):
+        grows(stocked, "vda")
+    stocked.delete("one")
+    grows(stocked, "vda")
+
+
+NVRAM = Path("/var/lib/libvirt/qemu/nvram/snapped_VARS.fd")
+# At the end of what the firmware keeps for moving its variables about.
+MARK = slice(-4096, -4092)
+
+
+def mark_variables() -> None:
+    """Write where the firmware has its variables, while it is off."""
+    data = bytearray(NVRAM.read_bytes())
+    data[MARK] = b"mark"
+    NVRAM.write_bytes(data)
+
+
+def test_guest_with_uefi(machine: Callable[..., Machine]) -> None:
+    """Off, inside its disk. On, outside, and the variables come back with the memory; with disks alone they stay."""
+    image("vda", "qcow2")
+    found = machine(disk("vda", "qcow2"), uefi=True)
+    found.write("vda", 1)
+    assert found.snapshot("cold") == "internal of vda"
+    found.write("vda", 2)
+    found.domain.start()
+    with pytest.raises(Unsupported, match=r"cannot be internal: the firmware's variables .*\(pflash\)"):
+        found.snapshot("inside", kind="internal")
+    assert found.snapshot("hot") == "external of vda, with memory"
+    assert files() == {"vda", "vda@hot.qcow2", "snapped@hot.mem"}
+    found.domain.destroy()
+    found.write("vda", 3)
+    mark_variables()
+    found.revert("hot")
+    assert found.domain.active
+    assert eventually(lambda: NVRAM.read_bytes()[MARK] != b"mark")
+    found.delete("hot")
+    assert found.domain.active and files() == {"vda"}
+    found.domain.destroy()
+    assert found.holds("vda", 2)
+    found.snapshot("disks", kind="external")
+    found.write("vda", 4)
+    mark_variables()
+    found.revert("disks")
+    assert found.holds("vda", 2) and NVRAM.read_bytes()[MARK] == b"mark"
+    found.delete("disks")
+    found.domain.start()
+    found.revert("cold")
+    assert not found.domain.active and found.holds("vda", 1)
+    found.delete("cold")
+    assert found.names() == [] and files() == {"vda"} and found.made == []
 
 
 def test_internal_ones_inside_an_overlay_hold_it(plain: Machine) -> None:

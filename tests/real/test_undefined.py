@@ -14,6 +14,9 @@ from cloudify.exceptions import NonRecoverableError, OperationRetry
 
 from cloudify_libvirt import domain_tasks, pool_tasks, volume_tasks
 from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.session import connect
+from cloudify_libvirt.core.snapshot import above
+from cloudify_libvirt.core.uri import ALLOWED_VARIABLE
 from tests.driver.conftest import Node
 from tests.driver.test_adoption import Installed
 from tests.real.conftest import IMAGES, QEMU, Host, virsh
@@ -245,6 +248,42 @@ def test_what_nobody_can_tell_is_refused(name: str, vm: Node) -> None:
     refused(vm, words, str(ROOT))
     vm.run(domain_tasks.heal, disk_files={"vda": str(ROOT), "vdb": str(DATA)})
     assert files() == [ROOT, DATA]
+
+
+def test_a_look_starts_no_pool_that_somebody_stopped(vm: Node, host: Host) -> None:
+    """It says what it cannot see; what heals starts the pool, and finds the file of another tool."""
+    tops = by_virsh("theirs")
+    gone()
+    pool = host.connection.storagePoolLookupByName(NAME)
+    pool.destroy()
+    words = f"the hypervisor does not know it any more; whether files stand on its disks .* pool {NAME} is off"
+    with pytest.raises(NonRecoverableError, match=words):
+        vm.run(domain_tasks.check_status)
+    assert vm.run(domain_tasks.check_drift)
+    assert not pool.isActive() and NAME not in host.domains()
+    vm.workflow = "heal"
+    with pytest.raises(OperationRetry, match="we did not make"):
+        vm.run(domain_tasks.check_status)
+    vm.workflow = ""
+    pool.destroy()
+    with pytest.raises(NonRecoverableError, match="we did not make"):
+        vm.run(domain_tasks.heal)
+    assert not defined() and pool.isActive()
+    vm.run(domain_tasks.heal, disk_files={"vda": str(tops[0]), "vdb": str(tops[1])})
+    well(vm)
+
+
+def test_a_directory_that_another_host_has_not(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a connection that knows nothing of the host's files: nothing stands on a disk there."""
+    monkeypatch.setenv(ALLOWED_VARIABLE, "command")
+    helper = tmp_path / "helper"
+    helper.write_text("#!/bin/sh\nexec virt-ssh-helper qemu:///system\n")
+    helper.chmod(0o755)
+    far = connect(f"qemu+ext:///system?command={helper}")
+    assert not far.shares_files
+    before = host.pools()
+    assert above.stacks(far, "/nowhere/at/all/disk.qcow2", "4dea22b3-1d52-d8f3-2516-782e98ab3fa0") == []
+    assert host.pools() == before
 
 
 def test_what_another_machine_has_is_none_of_it(vm: Node, host: Host) -> None:

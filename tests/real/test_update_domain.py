@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from cloudify.exceptions import NonRecoverableError
 from lxml import etree
 
 from cloudify_libvirt import domain_tasks
+from cloudify_libvirt.core.spec.pcie import DEFAULT_SLOTS
 from cloudify_libvirt.core.update.table import DOMAIN, How, how
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps import change, declared, drift, foresight
@@ -161,6 +164,26 @@ def empty(place: libvirt.virConnect, key: Path) -> Iterator[Machine]:
         uninstall(made.node)
 
 
+@pytest.fixture(scope="module")
+def slotted(place: libvirt.virConnect, key: Path) -> Iterator[Machine]:
+    """A guest whose memory grows by DIMMs, and that puts to use what comes."""
+    base = {
+        "name": "updslots", "memory": "256 MiB", "max_memory": "1 GiB", "memory_slots": 2, "vcpu": 1, "pool": "upd",
+        "shutdown_timeout_s": 5, "wait_for_ip": True, "image": {"source": str(guest("tiny"))},
+        "networks": [{"network": "upd1", "ip": "10.98.41.30"}],
+        "cloud_init": {"ssh_authorized_keys": [public_key(key)], "user_data": "#cloud-config\ndisable_root: false\n"},
+    }  # fmt: skip
+    made = Machine(
+        Node(name="slotted", deployment="upd", params=copy.deepcopy(base), properties={"libvirt_auth": QEMU}), key, base
+    )
+    try:
+        install(made.node)
+        made.shell(ONLINE)
+        yield made
+    finally:
+        uninstall(made.node)
+
+
 Look = Callable[[Machine], object]
 
 
@@ -199,6 +222,7 @@ def password(m: Machine) -> object:
     return _read(virsh("dumpxml", "--security-info", m.name), "devices/graphics", "passwd")
 
 
+ONLINE = "echo online_movable > /sys/devices/system/memory/auto_online_blocks"
 FREE = "awk '/MemTotal/ {print $2}' /proc/meminfo"
 EXTRA = {"network": "upd2", "mac": "52:54:00:98:42:77"}
 LIVE: dict[str, Case] = {
@@ -206,6 +230,8 @@ LIVE: dict[str, Case] = {
     "description": Case(put(description="a&b <c>"), {"description"}, lambda m: m.live("description"), "a&b <c>"),
     "autostart": Case(put(autostart=True), {"autostart"}, lambda m: "enable" in virsh("dominfo", m.name), True),
     "memory": Case(put(memory="160 MiB"), {"memory"}, lambda m: int(m.shell(FREE)) < 140 * 1024, True),
+    "memory in a DIMM": Case(put(memory="512 MiB"), {"memory"}, lambda m: int(m.shell(FREE)) > 380 * 1024, True,
+                             "slotted"),
     "shares": Case(tune(shares=512), {"cpu_tune.shares"}, scheduler("cpu_shares"), 512),
     "period": Case(tune(period_us=50000), {"cpu_tune.period_us"}, scheduler("vcpu_period"), 50000),
     "quota": Case(tune(quota_us=80000), {"cpu_tune.quota_us"}, scheduler("vcpu_quota"), 80000),
@@ -306,6 +332,7 @@ WAITING: dict[str, Case] = {
                            lambda m: "startupPolicy='optional'" in virsh("dumpxml", m.name), True),
     "another disk": Case(disk(0, file=str(PLACE / "c.raw")), {"disks[0].file"},
                          lambda m: "c.raw" in virsh("domblklist", m.name), True),
+    "slots for memory": Case(put(memory_slots=1), {"memory_slots"}, lambda m: m.live("maxMemory", "slots"), "1"),
     "serial number": Case(put(smbios={"serial": "X1"}), {"smbios"}, lambda m: m.live("sysinfo/system/entry"), "X1"),
     "name": Case(put(name="upd renamed"), {"name"}, lambda m: m.name in virsh("domname", m.uuid), True),
     "seed": Case(lambda p: p["cloud_init"].update(meta_data="local-hostname: other"), {"cloud_init"},
@@ -511,6 +538,39 @@ def _anew(m: Machine) -> None:
     m.node.run(domain_tasks.start)
 
 
+def test_memory_that_another_tool_took_from_a_running_guest_is_found_and_given_back(machine: Machine) -> None:
+    machine.reset()
+    before = machine.identity
+    virsh("setmem", "upd", "160M", "--live")
+
+    def found() -> Any:
+        return [(one["field"], one["where"]) for one in machine.node.run(domain_tasks.check_drift) or []]
+
+    assert eventually(lambda: found() == [("memory", "live")], 120)
+    machine.update(timeout_s=120)
+    assert (machine.pending, found(), machine.identity) == ({}, [], before)
+
+
+def ports(m: Machine, *how_: str) -> int:
+    return virsh("dumpxml", m.name, *how_).count("model='pcie-root-port'")
+
+
+def test_slots_for_devices_to_come_are_there_at_the_next_start(empty: Machine) -> None:
+    _anew(empty)
+    before, there = empty.identity, ports(empty)
+    empty.wish({**empty.base, "hotplug_slots": DEFAULT_SLOTS + 4})
+    assert empty.foretold() == {"controller": "next boot"}
+    found: Any = empty.node.run(domain_tasks.check_drift)
+    assert {(one["field"], one["where"], one["found"]) for one in found} == {("controller", "config", None)}
+    empty.update(allow_restart=True)
+    assert (empty.drift(), empty.pending, empty.identity) == (set(), {}, before)
+    assert (ports(empty, "--inactive"), ports(empty)) == (there + 4, there)
+    for operation in (domain_tasks.stop, domain_tasks.start):
+        empty.node.run(operation)
+    assert (ports(empty), empty.drift(), empty.identity[0]) == (there + 4, set(), before[0])
+    empty.reset()
+
+
 @pytest.mark.parametrize("active", [True, False])
 def test_a_disk_stays_on_a_snapshot_of_another_tool(active: bool, empty: Machine) -> None:
     """Also through the next start: the definition must not name the file below again."""
@@ -634,6 +694,115 @@ def test_a_machine_of_an_older_release_keeps_what_it_has_and_says_so(
     virsh("detach-disk", empty.name, "vdg", "--config")
     empty.node.run(domain_tasks.start)
     assert empty.drift() == set()
+
+
+def dimms(m: Machine) -> list[int]:
+    """Sizes in MiB of those that the running machine has; none is ever in its definition."""
+    assert m.stored("devices/memory") is None
+    found = etree.fromstring(virsh("dumpxml", m.name)).findall("devices/memory/target/size")
+    return [int(one.text) // 1024 for one in found]
+
+
+def in_use(m: Machine) -> None:
+    """Fill memory of the guest."""
+    m.shell(
+        "mkdir -p /filled && mount -t tmpfs -o size=400M none /filled && dd if=/dev/zero of=/filled/a bs=1M count=260"
+    )
+
+
+def test_dimms_come_and_go_and_what_the_guest_holds_is_pending(slotted: Machine) -> None:
+    slotted.reset()
+    before = slotted.identity
+    for size, there in (("384 MiB", [128]), ("640 MiB", [128, 256]), ("600 MiB", [128, 256])):
+        slotted.wish({**slotted.base, "memory": size})
+        slotted.update(timeout_s=120)
+        assert (dimms(slotted), slotted.pending) == (there, {})
+        assert [slotted.drift() for _ in range(3)] == [set()] * 3
+    virsh("suspend", slotted.name)
+    slotted.node.runtime["suspended"] = True
+    try:
+        slotted.wish({**slotted.base, "memory": "600 MiB"})
+        slotted.update()
+        slotted.wish({**slotted.base, "memory": "344 MiB"})
+        slotted.update(timeout_s=0.5, allow_restart=True)
+        (entry,) = slotted.pending.values()
+        assert "the guest has not given 1 DIMM back yet" in entry["why"] and entry["how"] == "live"
+        assert (dimms(slotted), slotted.stored("memory")) == ([128, 256], str(344 * 1024))
+        found: Any = slotted.node.run(domain_tasks.check_drift)
+        assert [(one["field"], one["where"]) for one in found] == [("memory", "live")] and found[0]["pending"]
+    finally:
+        virsh("resume", slotted.name)
+        slotted.node.runtime["suspended"] = None
+    eventually(lambda: dimms(slotted) == [128])
+    slotted.node.run(domain_tasks.pull)
+    assert (slotted.pending, slotted.drift(), slotted.identity) == ({}, set(), before)
+    slotted.reset()
+    assert (dimms(slotted), slotted.drift()) == ([], set())
+
+
+def test_what_no_dimm_can_bring_waits_or_is_refused_before_anything_changes(
+    slotted: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slotted.reset()
+    before = slotted.identity
+    slotted.wish({**slotted.base, "memory": "300 MiB"})
+    assert slotted.foretold() == {"memory": "restart"}
+    slotted.update()
+    assert "it can have 256 MiB or 384 MiB; it takes effect at the next start" in slotted.pending["memory"]["why"]
+    for size in ("384 MiB", "512 MiB"):
+        slotted.wish({**slotted.base, "memory": size})
+        slotted.update()
+    slotted.wish({**slotted.base, "memory": "640 MiB"})
+    assert slotted.foretold() == {"memory": "restart"}
+    slotted.update()
+    assert "all of its memory_slots (2) are in use" in slotted.pending["memory"]["why"]
+    slotted.wish({**slotted.base, "memory": "512 MiB"})
+    slotted.update()
+    assert (slotted.pending, dimms(slotted), slotted.drift()) == ({}, [128, 128], set())
+    in_use(slotted)
+    # A guest that is slow to say what it uses is believed to use little.
+    monkeypatch.setattr("cloudify_libvirt.core.update.sizes._STATS_TIMEOUT_S", 120.0)
+    stored = virsh("dumpxml", "--inactive", slotted.name)
+    for wrong, words in (
+        ({"memory": "2 GiB"}, "max_memory is less than memory"),
+        ({"memory": "256 MiB", "title": "never"}, "the guest uses"),
+    ):
+        slotted.wish({**slotted.base, **wrong})
+        with pytest.raises(NonRecoverableError, match=words):
+            slotted.update()
+        assert virsh("dumpxml", "--inactive", slotted.name) == stored and dimms(slotted) == [128, 128]
+    slotted.shell("umount /filled")
+    slotted.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr("cloudify_libvirt.core.host.preflight.free_memory_kib", lambda _session: 1024)
+        slotted.wish({**slotted.base, "memory": "512 MiB"})
+        with pytest.raises(NonRecoverableError, match="it needs 256 MiB, the host has 1 MiB left"):
+            slotted.update()
+    assert slotted.stored("memory") == str(256 * 1024) and slotted.identity == before
+    slotted.reset()
+    assert (dimms(slotted), slotted.drift()) == ([], set())
+
+
+def test_a_machine_with_a_dimm_is_put_back_healed_and_has_no_drift(slotted: Machine) -> None:
+    """A snapshot has the DIMM; a new start has all of the memory from the start, and its slots free."""
+    slotted.reset()
+    slotted.wish({**slotted.base, "memory": "512 MiB"})
+    slotted.update()
+    slotted.node.run(domain_tasks.snapshot_create, snapshot_name="with", snapshot_incremental=True)
+    slotted.reset()
+    assert dimms(slotted) == []
+    slotted.node.run(domain_tasks.snapshot_apply, snapshot_name="with", snapshot_incremental=True)
+    assert dimms(slotted) == [256]
+    assert slotted.drift() == {"memory"}
+    slotted.wish({**slotted.base, "memory": "512 MiB"})
+    slotted.update()
+    assert (slotted.pending, slotted.drift()) == ({}, set())
+    slotted.node.run(domain_tasks.snapshot_delete, snapshot_name="with", snapshot_incremental=True)
+    os.kill(int(slotted.identity[1]), signal.SIGKILL)
+    eventually(lambda: virsh("domstate", slotted.name).strip() == "shut off")
+    slotted.node.run(domain_tasks.heal)
+    assert [slotted.drift() for _ in range(3)] == [set()] * 3
+    assert (dimms(slotted), slotted.live("memory")) == ([], str(512 * 1024))
 
 
 def test_the_maximum_of_memory_waits_for_a_start(empty: Machine) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.real.conftest import BLUEPRINTS, PYTHON, ROOT, Cfy, Host, public_key, ssh
+from tests.real.conftest import BLUEPRINTS, PYTHON, ROOT, Cfy, Host, public_key, ssh, virsh
 
 SUCCEEDED = "Task succeeded"
 
@@ -93,7 +93,22 @@ def test_what_takes_a_restart_waits_for_leave(cfy: Cfy, clean_host: Host, tiny: 
     now = pids(clean_host)
     assert now["node-1"][0] == before["node-1"][0] and now["node-1"][1] != before["node-1"][1]
     assert clean_host.domain("node-1").maxMemory() == 160 * 1024
+    _another_architecture(cfy, clean_host)
     cfy.uninstall("cluster")
+
+
+def _another_architecture(cfy: Cfy, host: Host) -> None:
+    """It takes another machine: never without leave, and then under the same name and UUID."""
+    before = pids(host)
+    blueprint(cfy.directory, boots=False, arch="i686")
+    refused = start(cfy, "update", check=False)
+    assert refused.code != 0 and refused.lines("arch was", "is now i686", "-p allow_replace=machine"), refused.output
+    assert pids(host) == before and "arch='x86_64'" in virsh("dumpxml", "node-1")
+    start(cfy, "update", allow_replace="machine")
+    now = pids(host)
+    assert now["node-1"][0] == before["node-1"][0] and now["node-1"][1] != before["node-1"][1]
+    assert "arch='i686'" in virsh("dumpxml", "node-1")
+    assert told(start(cfy, "update")) == ""
 
 
 def killed(cfy: Cfy, count: int, workflow: str, **parameters: Any) -> None:

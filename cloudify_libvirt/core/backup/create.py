@@ -28,7 +28,7 @@ from cloudify_libvirt.core.errors import (
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.snapshot import snapshots as snapshot
 from cloudify_libvirt.core.states import OFF
-from cloudify_libvirt.core.storage import stream
+from cloudify_libvirt.core.storage import formats, stream
 from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.volume import Volume
 
@@ -247,8 +247,8 @@ class _Run:
         if source.facts().backing:
             reason = "it is encrypted, and stands on another file"
             raise Unsupported("back up", source.target, reason, "Start the guest: then it is copied with all.")
-        volume = staging.make(pool, name, staging.physical_bytes(source), "raw", self.hooks.claim)
-        staging.copy_bytes(source, volume)
+        volume = staging.make(pool, name, source.length_bytes, "raw", self.hooks.claim)
+        formats.copy_bytes(source, volume)
         return volume
 
     def _source(self, disk: DiskPlan) -> Volume:
@@ -267,7 +267,7 @@ class _Run:
 
     def _stored(self, disk: DiskPlan, volume: Volume, wanted: Plan) -> DiskEntry:
         """Bring one disk into the store, as a stream from its host."""
-        size = staging.physical_bytes(volume)
+        size = volume.length_bytes
         self.store.check_room(size)
         file = f"{disk.target}.{disk.file_format}"
         written, digest = self.store.write(self.point, file, size, self._chunks(volume, disk.target, size))

@@ -31,8 +31,6 @@ _TPM_PATH = "/var/lib/libvirt/swtpm/{uuid}/{directory}/tpm2-00.permall"
 _TPM_1_PATH = "/var/lib/libvirt/swtpm/{uuid}/{directory}/tpm-00.permall"
 # How often a file is read that changes meanwhile.
 _LOOKS = 5
-# Of a directory, libvirt says this with the code of many other failures.
-_ABSENT = "No such file or directory"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def content(session: Session, one: Beside) -> bytes | None:
             volume = Volume.find(pool, name)
             return None if volume is None else _steady(volume, one)
     except CoreError as error:
-        if _ABSENT in error.reason:
+        if overlay.ABSENT in error.reason:
             return None
         raise
 
@@ -111,7 +109,7 @@ def put(session: Session, one: Beside, data: bytes) -> None:
     try:
         _write(session, one, data, build=False)
     except CoreError as error:
-        if _ABSENT not in error.reason:
+        if overlay.ABSENT not in error.reason:
             raise
         # The domain was defined anew, and has not run since.
         _write(session, one, data, build=True)

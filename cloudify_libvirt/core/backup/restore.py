@@ -26,6 +26,7 @@ from cloudify_libvirt.core.snapshot import snapshots as snapshot
 from cloudify_libvirt.core.snapshot.xml import DiskState
 from cloudify_libvirt.core.states import OFF
 from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import formats
 from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.volume import Volume
@@ -94,7 +95,7 @@ def restore(
 
 def _let_stand_alone(domain: Domain, swaps: list[_Swap]) -> None:
     """Have the definition name no files below the disks: of what comes, the guest would read old data as holes."""
-    xml = alone(domain.definition(), {swap.entry.target for swap in swaps})
+    xml = alone(domain.secret_xml(stored=True), {swap.entry.target for swap in swaps})
     if xml:
         Domain.define(domain.session, xml, domain.name, domain.uuid)
 
@@ -246,7 +247,7 @@ def _put(domain: Domain, swap: _Swap, hooks: Hooks) -> None:
         Volume.create(swap.pool, xml, name, source=incoming)
     else:
         # An encrypted one, or raw content that looks like another format: the host would convert it.
-        staging.copy_bytes(incoming, Volume.create(swap.pool, xml, name))
+        formats.copy_bytes(incoming, Volume.create(swap.pool, xml, name))
         swap.pool.refresh()
     incoming.delete()
     if backing:
@@ -284,32 +285,36 @@ def restore_as(session: Session, store: Store, point: str, name: str, hooks: Hoo
                 made = _uploaded(session, store, points, manifest, entry, place, volume, hooks)
                 disks[entry.target] = RestoredDisk(made.path, entry.format)
             before = store.read(manifest.point, DEFINITION).decode()
+            odd: list[str] = []
             if manifest.disks:
                 own = functools.partial(seeds.another, name=name, instance_id=uuid, macs=macs(before, uuid))
-                disks |= _seeds(store, manifest, _place(session, pool, manifest.disks[0]), uuid, own, hooks)
+                drives, odd = _seeds(store, manifest, _place(session, pool, manifest.disks[0]), uuid, own, hooks)
+                disks |= drives
             xml, lacking = another(before, name, uuid, disks)
             made_of = Domain.define(session, xml, name, uuid)
             undo.callback(made_of.undefine)
             # A TPM is one machine's alone: a copy gets its own at its first start.
-            lacking += _put_beside(made_of, store, manifest, kinds=(firmware.TPM,))
+            lacking += [*odd, *_put_beside(made_of, store, manifest, kinds=(firmware.TPM,))]
             undo.pop_all()
     return Restored(manifest.point, name, uuid, _targets(manifest), tuple(lacking))
 
 
 def _seeds(
     store: Store, manifest: Manifest, pool: Pool, uuid: str, own: Callable[[bytes], bytes], hooks: Hooks
-) -> dict[str, RestoredDisk]:
-    """Make the copy's own seeds, each in the drive that it was in."""
-    made = {}
+) -> tuple[dict[str, RestoredDisk], list[str]]:
+    """Make the copy's own seeds, each in the drive that it was in; say also which are those of the first machine."""
+    made: dict[str, RestoredDisk] = {}
+    odd: list[str] = []
     for entry in manifest.beside:
         if entry.kind == seeds.KIND:
-            data = own(_beside_file(store, manifest, entry))
-            target = posixpath.splitext(entry.file)[0]
+            old = _beside_file(store, manifest, entry)
+            data, target = own(old), posixpath.splitext(entry.file)[0]
+            odd += [f"a seed of its own in {target}, as that of the first cannot be read"] if data == old else []
             name = staging.name(staging.RESTORE, uuid, target, "iso")
             volume = staging.make(pool, name, len(data), "raw", hooks.claim)
             volume.upload(data)
             made[target] = RestoredDisk(volume.path, "raw")
-    return made
+    return made, odd
 
 
 def _tidy(session: Session, uuid: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import posixpath
 import re
+import struct
 from collections.abc import Iterator, Mapping
 
 import pycdlib
@@ -20,6 +21,7 @@ from pycdlib.pycdlibexception import PyCdlibException
 
 from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.domain import Domain
+from cloudify_libvirt.core.errors import InvalidSpec
 from cloudify_libvirt.core.media import build_iso
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.snapshot import overlay
@@ -32,6 +34,9 @@ MOST_BYTES = 8 << 20
 # ECMA-119 8.4: the primary volume descriptor, and the volume identifier in it.
 _DESCRIPTOR, _IDENT = 16 * 2048, slice(16 * 2048 + 40, 16 * 2048 + 72)
 _LABEL = b"cidata"
+# What the readers of ISO 9660 and YAML raise for what they do not foresee, and our writer for names that it refuses.
+_ODD = (PyCdlibException, yaml.YAMLError, InvalidSpec, struct.error, ValueError, LookupError, ArithmeticError,
+        AttributeError, RecursionError)  # fmt: skip
 # Other names of domains are no host names, or would be read as YAML's own.
 _HOSTNAME = re.compile(r"(?=[^.]*[A-Za-z])[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
@@ -67,24 +72,33 @@ def is_seed(data: bytes) -> bool:
 def another(data: bytes, name: str, instance_id: str, macs: Mapping[str, str]) -> bytes:
     """Return the seed of a copy: another instance-id, its own host name, and other MAC addresses for the old ones.
 
-    With the old name it would take the first one's place in the network's DNS. What cannot be read is returned as it
-    is, and a domain's name that is no host name is not used.
+    With the old name it would take the first one's place in the network's DNS. What cannot be read or written again
+    is returned as it is, and a domain's name that is no host name is not used.
     """
     try:
-        files = dict(_files(data))
-        meta = yaml.safe_load(files.get("meta-data", b""))
-        meta = {} if meta is None else meta
-        if not isinstance(meta, dict):
-            return data
-        files |= _named(files, meta, name) if _HOSTNAME.fullmatch(name) else {}
-        own = {**meta, "instance-id": instance_id}
-        files["meta-data"] = yaml.safe_dump(own, allow_unicode=True).encode()
-    except (PyCdlibException, yaml.YAMLError, UnicodeDecodeError):
+        return build_iso(_own(data, name, instance_id, macs))
+    except _ODD:
         return data
+
+
+def _own(data: bytes, name: str, instance_id: str, macs: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the files of the copy's seed.
+
+    Raises:
+        ValueError: its meta-data are no map; and what else the readers raise.
+    """
+    files = dict(_files(data))
+    meta = yaml.safe_load(files.get("meta-data", b""))
+    meta = {} if meta is None else meta
+    if not isinstance(meta, dict):
+        raise ValueError(type(meta).__name__)
+    files |= _named(files, meta, name) if _HOSTNAME.fullmatch(name) else {}
+    own = {**meta, "instance-id": instance_id}
+    files["meta-data"] = yaml.safe_dump(own, allow_unicode=True).encode()
     for old, new in macs.items():
         swapped = re.sub(re.escape(old).encode(), new.encode(), files.get("network-config", b""), flags=re.IGNORECASE)
         files |= {"network-config": swapped} if swapped else {}
-    return build_iso(files)
+    return files
 
 
 def _named(files: Mapping[str, bytes], meta: dict[str, object], name: str) -> dict[str, bytes]:

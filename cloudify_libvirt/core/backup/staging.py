@@ -9,13 +9,11 @@ import posixpath
 from collections.abc import Callable, Iterator
 
 from cloudify_libvirt.core import parse
-from cloudify_libvirt.core.backup.poolstore import zeros
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import CoreError, InUse, Missing, libvirt_call
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
-from cloudify_libvirt.core.storage import stream
 from cloudify_libvirt.core.storage.bases import Wish
 from cloudify_libvirt.core.volume import Volume, check_room
 
@@ -75,20 +73,6 @@ def make(pool: Pool, volume: str, size: int, format_: str, claim: Claim, secret:
         left.delete()
     claim(pool.name, volume)
     return Volume.create(pool, Wish(volume, size, format_, secret=secret).xml(size), volume)
-
-
-def physical_bytes(volume: Volume) -> int:
-    """Return the length of a volume's file."""
-    with libvirt_call("read", volume.target):
-        return int(volume.handle.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
-
-
-def copy_bytes(source: Volume, target: Volume) -> None:
-    """Copy a volume's bytes as they are, through this machine; what they look like to the host does not count."""
-    size = physical_bytes(source)
-    chunks = stream.received(source.pool.session, source.handle, source.target)
-    parts = (part for _offset, length, data in chunks for part in (zeros(length) if data is None else (data,)))
-    stream.write(target.pool.session, target.handle, parts, size, target.target)
 
 
 def check(pool: Pool, wanted_bytes: int, label: str) -> None:

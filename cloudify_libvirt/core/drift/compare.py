@@ -9,6 +9,7 @@ from typing import Any
 from lxml import etree
 
 from cloudify_libvirt.core import parse
+from cloudify_libvirt.core.drift.dimms import fold
 from cloudify_libvirt.core.drift.names import field_name, in_words, root_name
 from cloudify_libvirt.core.drift.rules import (
     CONTAINERS,
@@ -79,7 +80,7 @@ class Subject:
 
     ``names``: what the user calls an element, by its kind and key ("disk vda" -> "disks[0]"). ``instead``: by a
     disk's declared content, what stands for it, such as the files of its snapshots. ``ours``: kind and key of what
-    an operation attached beside what is declared.
+    an operation attached beside what is declared. ``dimms``: memory can come in DIMMs, as ``memory_slots`` says.
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Subject:
     names: Mapping[str, str] = field(default_factory=dict)
     instead: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ours: frozenset[str] = frozenset()
+    dimms: bool = False
 
 
 def compare(subject: Subject, declared: str, found: str, where: str = CONFIG) -> list[Difference]:
@@ -97,6 +99,9 @@ def compare(subject: Subject, declared: str, found: str, where: str = CONFIG) ->
 
 def spots(subject: Subject, wanted: Any, there: Any, where: str = CONFIG) -> list[tuple[Difference, Spot]]:
     """Return what is otherwise in a normalised document than in the other, each with where that is."""
+    if subject.kind == "domain":
+        for root in (wanted, there):
+            fold(root, whole=subject.dimms)
     comparison = _Comparison(subject, where)
     comparison.element(wanted, there, _Place())
     return comparison.differences
@@ -145,7 +150,7 @@ class _Comparison:
 
     def _ballooned(self, tag: str, text: str, found: Any) -> bool:
         """Tell whether a running guest just never gave memory back: without a driver it keeps its maximum."""
-        if self.where != LIVE or tag != "currentMemory":
+        if self.where != LIVE or tag != "currentMemory" or self.subject.dimms:
             return False
         most = found.getparent().findtext("memory")
         return bool(found.text == most and int(found.text) >= int(text))
@@ -266,7 +271,8 @@ def _says_nothing(element: Any) -> bool:
     """Tell whether an element only says no: libvirt leaves it out."""
     quiet = all(same(local(element), name, value, None) for name, value in element.attrib.items())
     empty = not (element.text or "").strip() and bool(element.attrib or len(element))
-    return quiet and empty and all(_says_nothing(child) for child in _elements(element))
+    # What has a key is one of a list, though the key is "0": that of the first vCPU.
+    return not key(element) and quiet and empty and all(_says_nothing(child) for child in _elements(element))
 
 
 def summary(element: Any) -> str:

@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol
 import zstandard
 
 from cloudify_libvirt.core.errors import ImageFailed
+from cloudify_libvirt.core.image import qcow2
 
 CHUNK = 1 << 20
 # What decoding may take: xz and zstd files choose the size of their window, 64 MiB at their highest usual levels.
@@ -43,12 +44,7 @@ _FOREIGN = (
     (0, b"<html", "an HTML page"),
 )
 
-# Source: docs/interop/qcow2.rst in QEMU's sources.
-_QCOW2_MAGIC = b"QFI\xfb"
-_QCOW2_HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset, backing size, cluster bits, size
-# Bits of incompatible_features, at offset 72 since version 3.
-_QCOW2_CORRUPT, _QCOW2_DATA_FILE, _QCOW2_EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
-# Bits of an entry of the tables.
+# Bits of an entry of qcow2's tables. Source: docs/interop/qcow2.rst in QEMU's sources.
 _QCOW2_OFFSET, _QCOW2_COMPRESSED = 0x00FF_FFFF_FFFF_FE00, 1 << 62
 _TABLE_MAX = 4 << 20  # QCOW_MAX_L1_SIZE / 8
 
@@ -70,7 +66,7 @@ def detect_format(path: Path, *, expected: str = "") -> tuple[str, int]:
         ImageFailed: not an image, not the ``expected`` format, or a qcow2 that names other files.
     """
     with path.open("rb") as file:
-        head = file.read(4096)
+        head = file.read(qcow2.HEAD_BYTES)
     file_bytes = path.stat().st_size
     if not head:
         raise _unusable(path, "the file is empty", "Fetch or build it again.")
@@ -83,7 +79,7 @@ def detect_format(path: Path, *, expected: str = "") -> tuple[str, int]:
 
 
 def _looks_like(path: Path, head: bytes) -> str:
-    if head.startswith(_QCOW2_MAGIC):
+    if head.startswith(qcow2.MAGIC):
         return "qcow2"
     if is_tar(path):
         return "tar"
@@ -96,22 +92,23 @@ def _looks_like(path: Path, head: bytes) -> str:
 
 
 def _qcow2_size(path: Path, head: bytes) -> int:
-    if len(head) < 72:
+    header = qcow2.read(head)
+    if header is None:
         raise _unusable(path, "its qcow2 header is cut short", "Fetch it again.")
-    _, version, backing, _, _, size = _QCOW2_HEADER.unpack_from(head)
-    features = struct.unpack_from(">Q", head, 72)[0] if version >= 3 and len(head) >= 80 else 0
     remedy = "Make it stand alone: qemu-img convert -O qcow2 OLD NEW."
-    if version not in (2, 3):
-        raise _unusable(path, f"it is of qcow version {version}", "Convert it: qemu-img convert -O qcow2 OLD NEW.")
-    if backing:
+    if header.version not in (2, 3):
+        raise _unusable(
+            path, f"it is of qcow version {header.version}", "Convert it: qemu-img convert -O qcow2 OLD NEW."
+        )
+    if header.backing:
         raise _unusable(path, "it has a backing file, which could be any file of the host", remedy)
-    if features & _QCOW2_DATA_FILE:
+    if header.features & qcow2.DATA_FILE:
         raise _unusable(path, "it has an external data file, which could be any file of the host", remedy)
-    if features & _QCOW2_CORRUPT:
+    if header.features & qcow2.CORRUPT:
         raise _unusable(path, "it is marked as corrupt", "Repair it: qemu-img check -r all FILE.")
-    if _last_cluster(path, head, extended=bool(features & _QCOW2_EXTENDED_L2)) >= path.stat().st_size:
+    if _last_cluster(path, head, extended=bool(header.features & qcow2.EXTENDED_L2)) >= path.stat().st_size:
         raise _unusable(path, "it is cut short: some of its content lies past its end", "Fetch it again.")
-    return int(size)
+    return header.size
 
 
 def _last_cluster(path: Path, head: bytes, *, extended: bool) -> int:

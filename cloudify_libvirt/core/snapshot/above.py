@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from cloudify_libvirt.core.errors import Missing, libvirt_call
+from cloudify_libvirt.core.errors import CoreError, Missing, libvirt_call
 from cloudify_libvirt.core.parse import VolumeFacts
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
@@ -45,7 +45,8 @@ class Stack:
 def stacks(session: Session, path: str, domain: str, known: Iterable[str] = ()) -> list[Stack]:
     """Return all stacks on a disk that may be those of the domain with that UUID; none where nothing stands on it.
 
-    Seen are the directories of the disk and of the files ``known``, and all active pools. What another domain has as
+    Seen are the directories of the disk and of the files ``known``, whose pools are started for it, and all active
+    pools. What another domain has as
     its disk is that one's.
     """
     with _seen(session, {posixpath.dirname(one) for one in (path, *known)}):
@@ -76,8 +77,19 @@ def _seen(session: Session, directories: set[str]) -> Iterator[None]:
         for directory in sorted(directories):
             here = session.shares_files
             if not f"{directory}/".startswith(_DEVICES) and (not here or Path(directory).is_dir()):
-                stack.enter_context(overlay.pool_at(session, directory))
+                try:
+                    stack.enter_context(overlay.pool_at(session, directory))
+                except CoreError as error:
+                    if overlay.ABSENT not in error.reason:
+                        raise
         yield
+
+
+def pools_off(session: Session, paths: Iterable[str]) -> list[str]:
+    """Return the names of the pools that have the directories of these files and are off: ``stacks`` starts them."""
+    directories = sorted({posixpath.dirname(path) for path in paths})
+    found = (overlay.found_at(session, one) for one in directories if not f"{one}/".startswith(_DEVICES))
+    return [pool.name for pool in found if pool is not None and not pool.active]
 
 
 def _chains(users: Users, path: str) -> Iterator[list[str]]:

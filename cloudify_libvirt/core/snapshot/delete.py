@@ -9,7 +9,7 @@ from cloudify_libvirt.core.snapshot import overlay
 from cloudify_libvirt.core.snapshot import xml as snapshot_xml
 from cloudify_libvirt.core.snapshot.merge import awake, merge
 from cloudify_libvirt.core.snapshot.overlay import NO_JOURNAL, Journal
-from cloudify_libvirt.core.snapshot.snapshots import current, disks_of, get, label, listed, sweep
+from cloudify_libvirt.core.snapshot.snapshots import current, disks_of, get, label, listed, require_sources, sweep
 from cloudify_libvirt.core.snapshot.xml import SnapshotFacts
 from cloudify_libvirt.core.states import OFF
 
@@ -49,6 +49,7 @@ def _below(every: list[SnapshotFacts], name: str) -> list[SnapshotFacts]:
 
 
 def _delete_one(domain: Domain, one: SnapshotFacts, journal: Journal, off: bool) -> None:
+    require_sources(domain, one, "delete")
     present = [disk.path for disk in disks_of(domain) if disk.path]
     if not one.external:
         check_sources(domain, one, "delete")

@@ -22,6 +22,7 @@ from cloudify_libvirt.core.identity import scoped_name
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.spec.variables import Backing, VolumeFacts
+from cloudify_libvirt.core.storage import formats
 from cloudify_libvirt.core.volume import Volume
 
 MOMENTARY = "cfy-directory-"
@@ -31,6 +32,8 @@ _OURS = re.compile(r"[^/]+(@|--at--)[^/@]+\.(qcow2|mem)")
 _AT, _ENCRYPTED_AT = "@", "--at--"
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]")
 _MOST_NUMBERS = 1000
+# What libvirt says of a directory that is not there, with the code of many other failures.
+ABSENT = "No such file or directory"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def pool_at(session: Session, directory: str, *, build: bool = False) -> Iterato
     """
     # Nobody else's may go while another process works with it.
     with host_lock(session.uri, f"directory {posixpath.normpath(directory)}"):
-        pool = _find(session, directory) or _make(session, directory, build=build)
+        pool = found_at(session, directory) or _make(session, directory, build=build)
         try:
             pool.start()
             pool.refresh()
@@ -69,7 +72,8 @@ def pool_at(session: Session, directory: str, *, build: bool = False) -> Iterato
                 pool.stop()
 
 
-def _find(session: Session, directory: str) -> Pool | None:
+def found_at(session: Session, directory: str) -> Pool | None:
+    """Return the pool that has a directory, on or off; None where none has it."""
     with libvirt_call("list the pools of", f"hypervisor {session.uri}"):
         handles = session.connection.listAllStoragePools(0)
     pools = (Pool(session, handle) for handle in handles)
@@ -117,7 +121,7 @@ def make(session: Session, below: str, format_: str, owner: Owner, journal: Jour
         path = _free(pool, name, owner, journal, encrypted=bool(secret))
         journal.add(path)
         # The format as the domain has it: what a guest wrote into a raw disk may look like another.
-        facts = VolumeFacts(base.facts().capacity_bytes, 0, "qcow2", Backing(below, format_))
+        facts = VolumeFacts(formats.capacity(base, format_), 0, "qcow2", Backing(below, format_))
         new = posixpath.basename(path)
         variables = {**asdict(facts), "secret": secret, "name": new}
         xml = render(TemplateSource(name="volume.xml.j2"), variables, schema="storagevol", node=new)
@@ -173,10 +177,13 @@ def chain(session: Session, path: str) -> list[str]:
         directory, name = posixpath.split(found[-1])
         with pool_at(session, directory) as pool:
             volume = Volume.find(pool, name)
-            backing = volume.facts().backing if volume else ""
-        if not backing or backing in found:
+            facts = volume.facts() if volume else None
+        if facts is None or not facts.backing or facts.backing in found:
             return found
-        found.append(backing)
+        found.append(facts.backing)
+        if facts.backing_format == "raw":
+            # A guest may have written there what looks as if it stood on any file of the host.
+            return found
 
 
 def users(session: Session, path: str, domain: str) -> list[str]:

@@ -13,7 +13,15 @@ from cloudify_libvirt.core.snapshot import overlay
 from cloudify_libvirt.core.snapshot import xml as snapshot_xml
 from cloudify_libvirt.core.snapshot.delete import check_sources
 from cloudify_libvirt.core.snapshot.overlay import NO_JOURNAL, Journal
-from cloudify_libvirt.core.snapshot.snapshots import disks_of, drop_saved_state, get, label, needed, sweep
+from cloudify_libvirt.core.snapshot.snapshots import (
+    disks_of,
+    drop_saved_state,
+    get,
+    label,
+    needed,
+    require_sources,
+    sweep,
+)
 from cloudify_libvirt.core.snapshot.xml import SnapshotFacts
 from cloudify_libvirt.core.states import OFF
 
@@ -72,6 +80,7 @@ def _left(domain: Domain) -> set[str]:
 
 def check(domain: Domain, one: SnapshotFacts) -> None:
     """Refuse what the hypervisor would fail at half-way; nothing is touched."""
+    require_sources(domain, one, "go back to")
     checkpoint.refuse_revert(domain, label(domain, one.name), internal=not one.external)
     if not one.external:
         check_sources(domain, one, "go back to")
@@ -106,21 +115,23 @@ def _to_files(domain: Domain, one: SnapshotFacts, journal: Journal, off: bool) -
     handle = domain.handle.snapshotLookupByName(one.name, 0)
     with libvirt_call("read", label(domain, one.name)):
         text = str(handle.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
-    keys = {disk.target: disk.secret for disk in snapshot_xml.disks(snapshot_xml.saved_domain(text))}
+    stored, memory = snapshot_xml.saved_domain(text), _memory_xml(domain, one) if one.memory_file else ""
+    # Of disks that only the running guest had, the stored definition knows nothing.
+    comes = {disk.target for xml in (stored, memory) if xml for disk in snapshot_xml.disks(xml)}
     fresh = {
-        target: overlay.make(domain.session, one.sources[target], one.formats[target], owner, journal, keys[target])
-        for target in one.overlays
-    }
-    memory = snapshot_xml.with_sources(_memory_xml(domain, one), fresh) if one.memory_file else ""
+        target: overlay.make(
+            domain.session, one.sources[target], one.formats[target], owner, journal, one.secrets[target]
+        )
+        for target in one.overlays if target in comes
+    }  # fmt: skip
+    memory = snapshot_xml.with_sources(memory, fresh) if memory else ""
     domain.destroy()
     drop_saved_state(domain)
-    Domain.define(
-        domain.session, snapshot_xml.with_sources(snapshot_xml.saved_domain(text), fresh), domain.name, domain.uuid
-    )
+    Domain.define(domain.session, snapshot_xml.with_sources(stored, fresh), domain.name, domain.uuid)
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
     with libvirt_call("go back to", label(domain, one.name)):
         domain.handle.snapshotCreateXML(text, flags)
-    sweep(domain, journal, before)
+    sweep(domain, journal, before, keep=fresh.values() if memory else ())
     if memory:
         with libvirt_call("go back to the memory of", label(domain, one.name)):
             domain.session.connection.restoreFlags(one.memory_file, memory, 0)

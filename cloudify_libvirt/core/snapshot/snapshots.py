@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.domain import Domain
@@ -63,7 +63,7 @@ def listed(domain: Domain) -> list[SnapshotFacts]:
     refuse_drivers(domain, "list the snapshots of")
     with libvirt_call("list the snapshots of", domain.target):
         texts = [handle.getXMLDesc(0) for handle in domain.handle.listAllSnapshots(0)]
-    left = sorted(map(snapshot_xml.facts, texts), key=lambda one: (one.created, one.name))
+    left = sorted((_facts(domain, text) for text in texts), key=lambda one: (one.created, one.name))
     found: list[SnapshotFacts] = []
     while left:
         known = {one.name for one in found}
@@ -84,9 +84,30 @@ def find(domain: Domain, name: str) -> SnapshotFacts | None:
     refuse_drivers(domain, "read the snapshots of")
     try:
         with libvirt_call("look up", label(domain, name)):
-            return snapshot_xml.facts(domain.handle.snapshotLookupByName(name, 0).getXMLDesc(0))
+            text = domain.handle.snapshotLookupByName(name, 0).getXMLDesc(0)
     except Missing:
         return None
+    return _facts(domain, text)
+
+
+def _facts(domain: Domain, text: str) -> SnapshotFacts:
+    """Read one, with the paths of disks that are volumes of pools, as far as these can be seen."""
+    one = snapshot_xml.facts(text)
+    paths = dict(one.sources)
+    for target, (pool, volume) in one.volumes.items():
+        with suppress(CoreError):
+            paths[target] = Volume.get(Pool.get(domain.session, pool), volume).path
+    return replace(one, sources=paths) if one.volumes else one
+
+
+def require_sources(domain: Domain, one: SnapshotFacts, action: str) -> None:
+    """Raise ``Missing`` where nobody can tell on which file one of its overlays stands."""
+    for target in sorted(one.overlays.keys() - one.sources.keys()):
+        pool, volume = one.volumes.get(target, ("", ""))
+        reason = f"its disk {target} was volume '{volume}' of pool '{pool}', which is gone, or whose pool is off"
+        if not volume:
+            reason = f"its disk {target} was in no file"
+        raise Missing(action, label(domain, one.name), reason, "Start the pool, or restore a backup instead.")
 
 
 def get(domain: Domain, name: str, action: str = "find") -> SnapshotFacts:
@@ -144,6 +165,8 @@ def variables(wish: Wish, plan: Plan) -> dict[str, object]:
 def create(domain: Domain, wish: Wish, journal: Journal = NO_JOURNAL, write_xml: WriteXml | None = None) -> str:
     """Make a snapshot, whole or not at all; return in words what it is made of.
 
+    One of this name whose files the stored definition does not explain yet, as after a failure, is completed.
+
     Raises:
         Busy: it is being saved or backed up, perhaps for an attempt that was cut off.
         Conflict: there is one of that name.
@@ -151,7 +174,10 @@ def create(domain: Domain, wish: Wish, journal: Journal = NO_JOURNAL, write_xml:
     """
     refuse_drivers(domain, "snapshot")
     refuse_job(domain, "snapshot")
-    if find(domain, wish.name) is not None:
+    there = find(domain, wish.name)
+    if there is not None:
+        if there.overlays and _complete(domain, wish.name):
+            return "there already, and completed now"
         remedy = "Choose another name, or delete it first."
         raise Conflict("make", label(domain, wish.name), "there is one of this name", remedy)
     drafted = planned(domain, wish)
@@ -162,13 +188,13 @@ def create(domain: Domain, wish: Wish, journal: Journal = NO_JOURNAL, write_xml:
             reason = f"its name would be '{snapshot_xml.facts(xml).name}'"
             raise InvalidTemplate("make", label(domain, wish.name), reason, "Leave <name> to snapshot_name.")
         frozen = _take(domain, wish, made, xml)
-        if any(disk.file and disk.secret for disk in made.disks):
-            name_below(domain, wish.name)
     except CoreError:
         # What cannot be removed now is in the journal, and goes with the domain.
         with suppress(CoreError):
             sweep(domain, journal)
         raise
+    if any(disk.file and disk.secret for disk in made.disks):
+        _complete(domain, wish.name)
     return _described(made, frozen)
 
 
@@ -213,17 +239,38 @@ def _take(domain: Domain, wish: Wish, plan: Plan, xml: str) -> bool:
     return False
 
 
-def name_below(domain: Domain, name: str) -> None:
-    """Have the stored definition say what encrypted overlays of a snapshot stand on, with the keys.
+def _complete(domain: Domain, name: str) -> bool:
+    """Do what ``name_below`` does; a failure says that the snapshot is there all the same."""
+    try:
+        return name_below(domain, name)
+    except CoreError as error:
+        told = "It was made, but the guest finds no key at its next start: make it once more, which completes it."
+        remedy = f"{error.remedy} {told}".strip()
+        raise type(error)(
+            "note the files below", label(domain, name), error.reason, remedy, retryable=error.retryable
+        ) from error.__cause__
+
+
+def name_below(domain: Domain, name: str) -> bool:
+    """Have the stored definition say what encrypted overlays of a snapshot stand on, with the keys; False if it does.
 
     Of a guest that is off libvirt notes the overlay alone, and the next start would find no key for what is below.
     """
     with libvirt_call("read", label(domain, name)):
         handle = domain.handle.snapshotLookupByName(name, 0)
         text = str(handle.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
-    xml = snapshot_xml.with_below(domain.definition(), text)
+    xml = snapshot_xml.with_below(domain.secret_xml(stored=True), text)
     if xml:
         Domain.define(domain.session, xml, domain.name, domain.uuid)
+    return bool(xml)
+
+
+def complete(domain: Domain) -> bool:
+    """Do what ``name_below`` does for every snapshot, as one that was cut off may lack it; tell whether any did."""
+    if domain.session.driver in _WITHOUT:
+        return False
+    done = [name_below(domain, one.name) for one in listed(domain) if one.overlays]
+    return any(done)
 
 
 def _memory_flag(domain: Domain, plan: Plan) -> int:
@@ -260,9 +307,12 @@ def needed(domain: Domain) -> set[str]:
     return paths | set(below)
 
 
-def sweep(domain: Domain, journal: Journal, besides: Iterable[str] = ()) -> None:
-    """Remove our files that nothing needs any more: those of the journal, and ``besides`` if named by our scheme."""
-    wanted = needed(domain)
+def sweep(domain: Domain, journal: Journal, besides: Iterable[str] = (), keep: Iterable[str] = ()) -> None:
+    """Remove our files that nothing needs any more: those of the journal, and ``besides`` if named by our scheme.
+
+    What is in ``keep`` will be needed in a moment.
+    """
+    wanted = needed(domain) | set(keep)
     known = set(journal.known())
     candidates = {*known, *filter(overlay.is_ours, besides)} - wanted
     failed = dict(overlay.remove_all(domain.session, sorted(candidates), domain.uuid))

@@ -41,7 +41,9 @@ class SnapshotFacts:
     """What libvirt knows of one snapshot.
 
     ``overlays`` are the files that came with it (target: path), ``sources`` the disks as they were (target: path),
-    ``memory`` is no, internal or external, ``created`` seconds since 1970, ``state`` that of the guest then.
+    ``secrets`` has the UUIDs of their keys, "" of a plain one, ``volumes`` pool and name of those that have no path in
+    ``sources``; ``memory`` is no, internal or external, ``created`` seconds since 1970, ``state`` that of the guest
+    then. Of a guest that ran, its disks are those that it ran with.
     """
 
     name: str
@@ -55,6 +57,8 @@ class SnapshotFacts:
     overlays: Mapping[str, str]
     sources: Mapping[str, str]
     formats: Mapping[str, str]
+    secrets: Mapping[str, str]
+    volumes: Mapping[str, tuple[str, str]]
     hotplugged_cpus: bool
 
     @property
@@ -86,8 +90,18 @@ def facts(xml: str) -> SnapshotFacts:
         overlays={name: _overlay(disk) for name, disk in disks.items() if disk.get("snapshot") == "external"},
         sources={disk.target: disk.path for disk in saved if disk.path},
         formats={disk.target: disk.format for disk in saved},
+        secrets={disk.target: disk.secret for disk in saved},
+        volumes={disk.target: (disk.pool, disk.volume) for disk in saved if disk.volume and not disk.path},
         hotplugged_cpus=root.find("domain/vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']") is not None,
     )
+
+
+def without_own(snapshot_xml: str) -> str:
+    """Return the snapshot without the files that came with its disks: what is named still it stands on."""
+    root = document(snapshot_xml)
+    for element in root.findall("disks"):
+        root.remove(element)
+    return etree.tostring(root, encoding="unicode")
 
 
 def disks(domain_xml: str) -> list[DiskState]:

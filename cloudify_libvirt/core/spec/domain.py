@@ -31,7 +31,7 @@ from cloudify_libvirt.core.spec.display import (
 from cloudify_libvirt.core.spec.domain_basics import DomainBasics
 from cloudify_libvirt.core.spec.fields import option, shorthand
 from cloudify_libvirt.core.spec.firmware import Boot, Clock, Events, Features, FirmwareField, Power, Smbios
-from cloudify_libvirt.core.spec.memory import BlockTune, MemoryBacking, MemoryTune
+from cloudify_libvirt.core.spec.memory import BlockTune, Dimms, MemoryBacking, MemoryTune
 
 _LIST = dsl(default=[])
 
@@ -48,6 +48,9 @@ class DomainSpec(DomainBasics):
     numa_tune: NumaTune | None = option("{mode, nodes}: nodes of the host for the memory.")
     memory_backing: MemoryBacking | None = option("{hugepages, source, access, allocation, locked, ...}.")
     memory_tune: MemoryTune | None = option("{hard_limit, soft_limit, swap_hard_limit}.")
+    memory_slots: Dimms | None = option(
+        "DIMMs that can come while it runs: with them memory grows in blocks of 128 MiB up to max_memory."
+    )
     block_tune: BlockTune | None = option("{weight}.")
     firmware: FirmwareField | None = option("bios, uefi, or {type, secure_boot, loader, nvram_template}.")
     boot: Boot | None = option("{devices, menu, kernel, ...}.")

@@ -10,10 +10,13 @@ from cloudify_libvirt.core.spec.base import missing
 from cloudify_libvirt.core.spec.fields import members
 from cloudify_libvirt.core.spec.pcie import has_ports
 
+# Machines of QEMU that take no DIMMs.
+_NO_DIMMS = ("isapc", "microvm", "none")
+
 
 def check(spec: Any) -> None:
     """Raise for the first combination in a ``DomainSpec`` that cannot work."""
-    for rule in (_buses, _slots, _firmware, _cpu, _numa, _pins, _shared, _boot_order, _iothreads, _spice):
+    for rule in (_buses, _slots, _firmware, _cpu, _numa, _dimms, _pins, _shared, _boot_order, _iothreads, _spice):
         for key, reason in rule(spec):
             raise missing(key, reason)
 
@@ -75,6 +78,25 @@ def _numa(spec: Any) -> Iterator[tuple[str, str]]:
     if spec.has_memory and total != spec.max_memory_kib:
         asked, wanted = units.human_size(total * 1024), units.human_size(spec.max_memory_kib * 1024)
         yield "numa_cells", f"the cells together have {asked}, the domain {wanted}; make them equal"
+
+
+def _dimms(spec: Any) -> Iterator[tuple[str, str]]:
+    if not spec.memory_slots:
+        return
+    top = units.to_kib(spec.max_memory) if spec.max_memory else spec.memory_maxsize
+    if not top:
+        yield "memory_slots", "it needs max_memory: what the DIMMs may bring it to"
+    if spec.numa_cells:
+        yield "memory_slots", "it brings a NUMA cell of its own; leave numa_cells out"
+    if spec.domain_type not in ("qemu", "kvm"):
+        yield "memory_slots", f"a domain of type {spec.domain_type} takes no DIMMs"
+    if (spec.machine or "").startswith(_NO_DIMMS):
+        yield "memory_slots", f"a {spec.machine} takes no DIMMs; use machine: q35 or pc"
+    if spec.features and spec.features.acpi is False:
+        yield "memory_slots", "guests hear of DIMMs by ACPI; leave features.acpi out"
+    for name, kib in (("memory", spec.memory_kib if spec.has_memory else 0), ("max_memory", top or 0)):
+        if kib % units.KIB:
+            yield name, "with memory_slots it is a number of whole MiB"
 
 
 def _listed(numbers: set[int]) -> str:

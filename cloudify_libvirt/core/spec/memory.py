@@ -8,7 +8,13 @@ from pydantic import BeforeValidator
 
 from cloudify_libvirt.core import units
 from cloudify_libvirt.core.spec.base import Flag, Part, Positive, Size
-from cloudify_libvirt.core.spec.fields import option
+from cloudify_libvirt.core.spec.fields import option, within
+
+# What a guest takes or gives at once: the block of Linux on x86 with less than 64 GiB. Source:
+# https://docs.kernel.org/admin-guide/mm/memory-hotplug.html; arch/x86/mm/init_64.c, memory_block_size_bytes
+BLOCK_KIB = 128 * units.KIB
+# Source: QEMU, ACPI_MAX_RAM_SLOTS
+Dimms = Annotated[int, BeforeValidator(within(1, 256))]
 
 
 def _page(value: object) -> Any:

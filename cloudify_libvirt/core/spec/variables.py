@@ -13,6 +13,7 @@ from cloudify_libvirt.core.spec.disk import Disk
 from cloudify_libvirt.core.spec.domain import DomainSpec
 from cloudify_libvirt.core.spec.hardware_variables import hardware_variables
 from cloudify_libvirt.core.spec.interface import Interface
+from cloudify_libvirt.core.spec.memory import BLOCK_KIB
 from cloudify_libvirt.core.spec.network import NetworkSpec
 from cloudify_libvirt.core.spec.network_dns import Dns
 from cloudify_libvirt.core.spec.network_parts import NetworkIp, Route
@@ -147,8 +148,10 @@ def _domain(spec: DomainSpec, facts: DomainFacts) -> dict[str, Any]:
 
 def _memory(spec: DomainSpec) -> dict[str, Any]:
     if spec.has_memory:
-        return {"memory_size": spec.memory_kib, "memory_maxsize": spec.max_memory_kib}
-    return {"memory_size": "", "memory_maxsize": spec.memory_maxsize or ""}
+        # QEMU wants room above what a guest starts with, also one that starts with its maximum.
+        top = spec.max_memory_kib + BLOCK_KIB if spec.memory_slots else ""
+        return {"memory_size": spec.memory_kib, "memory_maxsize": spec.max_memory_kib, "memory_top": top}
+    return {"memory_size": "", "memory_maxsize": spec.memory_maxsize or "", "memory_top": ""}
 
 
 def _devices(spec: DomainSpec) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class SourceVolume(Part):
 
     volume: Name = Field(description="Name of the volume.")
     pool: Name | None = Field(default=None, description="Its pool; that of the new volume when absent.")
+    format: Literal["raw", "qcow2"] | None = Field(default=None, description="What it is; known of volumes of ours.")
 
 
 def _source_volume(value: object) -> object:
@@ -175,7 +176,7 @@ class VolumeSpec(Spec):
         default=None, repr=False, description="A text, or {base64}: what the volume holds."
     )
     source_volume: Annotated[SourceVolume, BeforeValidator(_source_volume)] | None = Field(
-        default=None, description="Existing volume, by name or as {pool, volume}, to copy or to lay an overlay on."
+        default=None, description="Existing volume to copy or lay an overlay on: its name, or {pool, volume, format}."
     )
     checksum: Checksum | None = Field(default=None, description="ALGORITHM:HEX of the file at url, file or image.",
                                       json_schema_extra=dsl("string"))  # fmt: skip

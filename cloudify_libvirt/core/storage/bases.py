@@ -6,7 +6,6 @@ and goes with the last one, under a lock that holds across processes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,13 +19,12 @@ from cloudify_libvirt.core.image.cache import Image
 from cloudify_libvirt.core.pool import Pool
 from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.spec.variables import Backing, VolumeFacts
-from cloudify_libvirt.core.storage import stream
+from cloudify_libvirt.core.storage import formats, stream
 from cloudify_libvirt.core.storage.users import Users
 from cloudify_libvirt.core.units import check_growth, whole_kib
 from cloudify_libvirt.core.volume import Volume, check_room
 
-BASE_PREFIX = "base-"
-BASE_NAME = re.compile(rf"{BASE_PREFIX}[0-9a-f]{{32}}\.(qcow2|raw)")
+BASE_PREFIX, BASE_NAME = formats.BASE_PREFIX, formats.BASE_NAME
 # Bytes of the image's last non-empty block that tell whether an upload reached its end.
 _PROOF_BYTES = 4096
 
@@ -47,9 +45,8 @@ class Wish:
     preallocation: str = "off"
     secret: str = ""
 
-    def xml(self, capacity_bytes: int, backing: Volume | None = None, format_: str = "") -> str:
+    def xml(self, capacity_bytes: int, below: Backing | None = None, format_: str = "") -> str:
         """Return the definition, from the packaged template unless ``write_xml`` brings another."""
-        below = Backing(backing.path, backing.facts().format) if backing else None
         allocation = max(capacity_bytes, self.allocation_bytes) if self.reserves else self.allocation_bytes
         facts = VolumeFacts(capacity_bytes, allocation, format_ or self.format, below, self.secret)
         xml = (self.write_xml or self._packaged)(facts)
@@ -164,7 +161,7 @@ def overlay(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
         found = claimed(pool, wish.name, claim)
         base = _base(pool, image)
         try:
-            volume = overlay_above(pool, wish, capacity, base, found)
+            volume = overlay_above(pool, wish, capacity, Backing(base.path, image.format), found)
         except CoreError:
             _drop_unused(base)
             raise
@@ -172,12 +169,13 @@ def overlay(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
     return volume
 
 
-def overlay_above(pool: Pool, wish: Wish, capacity: int, base: Volume, found: Volume | None) -> Volume:
+def overlay_above(pool: Pool, wish: Wish, capacity: int, below: Backing, found: Volume | None) -> Volume:
     """Make a thin copy above a volume; ``found``, of an earlier attempt, is kept where it stands above the same."""
-    if found is not None and found.facts().backing != base.path:
+    facts = found.facts() if found is not None else None
+    if found is not None and facts and (facts.backing, facts.backing_format) != (below.path, below.format):
         found.delete()
         found = None
-    return found or Volume.create(pool, wish.xml(capacity, base), wish.name)
+    return found or Volume.create(pool, wish.xml(capacity, below), wish.name)
 
 
 @contextmanager
@@ -207,7 +205,8 @@ def clone(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
     volume = _fresh(pool, wish, claim, image.size_bytes, format_)
     with _whole(volume):
         volume.upload(image.path)
-        volume.grow(capacity, thick=wish.thick(format_))
+        if capacity > image.size_bytes:
+            volume.grow(capacity, thick=wish.thick(format_), format_=format_)
     return volume
 
 
@@ -217,21 +216,31 @@ def _converted(pool: Pool, wish: Wish, image: Image, claim: Claim, capacity: int
         found = claimed(pool, wish.name, claim)
         base = _base(pool, image)
         try:
-            return copy(pool, wish, base, found, capacity)
+            return copy(pool, wish, base, image.format, found, capacity)
         finally:
             _drop_unused(base)
 
 
-def copy(pool: Pool, wish: Wish, source: Volume, found: Volume | None, capacity: int) -> Volume:
-    """Make a full copy of a volume, converted and encrypted as wished, anew if an earlier attempt was ``found``.
+def copy(pool: Pool, wish: Wish, source: Volume, format_: str, found: Volume | None, capacity: int) -> Volume:
+    """Make a full copy of a volume of that format, converted and encrypted as wished, instead of what was ``found``.
 
     Call with the pool's lock held.
+
+    Raises:
+        Unsupported: its host takes it for another format, and would have to convert it.
     """
+    source = formats.readable(source, format_)
+    by_bytes = source.is_misread(format_)
+    if by_bytes and (wish.format != "raw" or wish.secret):
+        raise formats.misread(source)
     if found is not None:
         found.delete()
-    volume = Volume.create(pool, wish.xml(capacity), wish.name, wish.flags(), source)
+    volume = Volume.create(pool, wish.xml(capacity), wish.name, wish.flags(), None if by_bytes else source)
     with _whole(volume):
-        volume.grow(capacity, thick=wish.thick(wish.format))
+        if by_bytes:
+            formats.copy_bytes(source, volume)
+        else:
+            volume.grow(capacity, thick=wish.thick(wish.format), format_=wish.format)
     return volume
 
 

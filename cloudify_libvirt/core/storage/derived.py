@@ -12,7 +12,9 @@ from pathlib import Path
 from cloudify_libvirt.core.errors import Conflict, InUse, Unsupported
 from cloudify_libvirt.core.image.cache import Image
 from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.spec.variables import Backing
 from cloudify_libvirt.core.storage import bases as storage
+from cloudify_libvirt.core.storage import formats
 from cloudify_libvirt.core.storage.bases import Claim, Wish
 from cloudify_libvirt.core.units import check_growth, whole_kib
 from cloudify_libvirt.core.volume import Volume, check_room, label, refuse_writers
@@ -20,8 +22,8 @@ from cloudify_libvirt.core.volume import Volume, check_room, label, refuse_write
 _SECTOR_BYTES = 512
 
 
-def clone_of(pool: Pool, wish: Wish, source: Volume, claim: Claim) -> Volume:
-    """Make a full copy of a volume of any pool of the host, converted and encrypted as wished.
+def clone_of(pool: Pool, wish: Wish, source: Volume, format_: str, claim: Claim) -> Volume:
+    """Make a full copy of a volume, of that format and of any pool of the host, converted and encrypted as wished.
 
     Raises:
         InUse: a running domain writes to the source.
@@ -33,14 +35,14 @@ def clone_of(pool: Pool, wish: Wish, source: Volume, claim: Claim) -> Volume:
         reason = "it is encrypted, and its copy would not be"
         raise Conflict("copy", source.target, reason, "Give params.encryption for the copy, too.")
     check_room(pool, facts.allocation_bytes, wish.name)
-    wish = replace(wish, format=wish.format or facts.format)
-    capacity = _size(wish, source)
+    wish = replace(wish, format=wish.format or format_)
+    capacity = _size(wish, source, format_)
     with pool.lock():
-        return storage.copy(pool, wish, source, storage.claimed(pool, wish.name, claim), capacity)
+        return storage.copy(pool, wish, source, format_, storage.claimed(pool, wish.name, claim), capacity)
 
 
-def overlay_of(pool: Pool, wish: Wish, source: Volume, claim: Claim) -> Volume:
-    """Make a thin copy above a volume of any pool of the host; from then on nobody may write to that volume.
+def overlay_of(pool: Pool, wish: Wish, source: Volume, format_: str, claim: Claim) -> Volume:
+    """Make a thin copy above a volume, of that format and of any pool; from then on nobody may write to that volume.
 
     Raises:
         InUse: a domain has the volume as a disk.
@@ -54,14 +56,14 @@ def overlay_of(pool: Pool, wish: Wish, source: Volume, claim: Claim) -> Volume:
     if source.facts().encrypted:
         raise Unsupported("lay an overlay on", source.target, "it is encrypted", "Take mode: clone.")
     wish = replace(wish, format="qcow2")
-    capacity = _size(wish, source)
+    capacity = _size(wish, source, format_)
     with pool.lock():
         found = storage.claimed(pool, wish.name, claim)
-        return storage.overlay_above(pool, wish, capacity, source, found)
+        return storage.overlay_above(pool, wish, capacity, Backing(source.path, format_), found)
 
 
-def _size(wish: Wish, source: Volume) -> int:
-    now = source.facts().capacity_bytes
+def _size(wish: Wish, source: Volume, format_: str) -> int:
+    now = formats.capacity(source, format_)
     wanted = wish.capacity_bytes or now
     check_growth("make", label(source.pool, wish.name), now, wanted, "its source's")
     return wanted if wish.format == "raw" else whole_kib(wanted)

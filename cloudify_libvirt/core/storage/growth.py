@@ -8,29 +8,32 @@ from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import InUse, libvirt_call, unless_gone
 from cloudify_libvirt.core.parse import DiskFacts
 from cloudify_libvirt.core.snapshot import xml as snapshot_xml
+from cloudify_libvirt.core.storage import formats
 from cloudify_libvirt.core.storage.users import DOMAIN, SNAPSHOT, User, Users
 from cloudify_libvirt.core.units import check_growth
 from cloudify_libvirt.core.volume import Volume, refuse_users, running_disks
 
 
-def grow(volume: Volume, capacity_bytes: int, *, thick: bool = False) -> str:
+def grow(volume: Volume, capacity_bytes: int, *, thick: bool = False, format_: str = "") -> str:
     """Make a volume larger: through the running domain that has it as a disk, else offline.
 
-    ``thick``: a raw volume's new part is allocated, too, where no domain runs with it.
+    ``thick``: a raw volume's new part is allocated, too, where no domain runs with it. ``format_``: what it is, where
+    that is known.
     Return what was done, in words; "" when it has that size.
 
     Raises:
         Conflict: it is larger already; shrinking would lose data.
         InUse: an overlay, a snapshot, a saved guest or a second running domain needs it as it is.
     """
-    now = volume.facts().capacity_bytes
+    format_ = formats.of(volume, format_)
+    now = formats.capacity(volume, format_)
     check_growth("resize", volume.target, now, capacity_bytes)
     if capacity_bytes == now:
         return ""
     running = running_disks(volume)
     _refuse_others(volume, running)
     if not running:
-        volume.grow(capacity_bytes, thick=thick)
+        volume.grow(capacity_bytes, thick=thick, format_=format_)
         return "offline"
     (domain, disk), *_ = running
     with libvirt_call("resize", volume.target, "Is there room in the pool?"):
@@ -38,16 +41,18 @@ def grow(volume: Volume, capacity_bytes: int, *, thick: bool = False) -> str:
     return f"under running domain '{domain.name()}'"
 
 
-def check(volume: Volume, capacity_bytes: int) -> None:
+def check(volume: Volume, capacity_bytes: int, format_: str = "") -> None:
     """Raise what ``grow`` would refuse it for; nothing is changed."""
-    check_growth("resize", volume.target, volume.facts().capacity_bytes, capacity_bytes)
+    now = formats.capacity(volume, formats.of(volume, format_))
+    check_growth("resize", volume.target, now, capacity_bytes)
     _refuse_others(volume, running_disks(volume))
 
 
 def _refuse_others(volume: Volume, running: list[tuple[Any, DiskFacts]]) -> None:
     """Raise ``InUse`` unless the volume is nothing but a disk of one running domain, or of domains that are off."""
-    users = Users(volume.pool.session).users_of(volume.path, volume.pool.name, volume.name)
-    refuse_users(volume, "resize", [user.words for user in users if user.kind != DOMAIN and _needs(volume, user)])
+    look = Users(volume.pool.session)
+    users = look.users_of(volume.path, volume.pool.name, volume.name)
+    refuse_users(volume, "resize", [one.words for one in users if one.kind != DOMAIN and _needs(volume, one, look)])
     if len(running) > 1:
         refuse_users(volume, "resize", [f"running domain '{domain.name()}'" for domain, _disk in running])
     of_disks = {domain.UUIDString() for domain, _disk in running}
@@ -57,14 +62,15 @@ def _refuse_others(volume: Volume, running: list[tuple[Any, DiskFacts]]) -> None
             _refuse_state(volume, domain)
 
 
-def _needs(volume: Volume, user: User) -> bool:
+def _needs(volume: Volume, user: User, look: Users) -> bool:
     """Tell whether a user needs the volume as it is; a snapshot does not need the file that came with it."""
     if user.kind != SNAPSHOT:
         return True
     session = volume.pool.session
     with libvirt_call("list the snapshots of", f"the domain of {user.words}"):
         texts = [one.getXMLDesc() for one in session.connection.lookupByUUIDString(user.uuid).listAllSnapshots()]
-    return any(volume.path in snapshot_xml.facts(text).sources.values() for text in texts)
+    names = {look.real(volume.path), (volume.pool.name, volume.name)}
+    return any(not names.isdisjoint(look.references(snapshot_xml.without_own(text))) for text in texts)
 
 
 def _refuse_state(volume: Volume, domain: Any) -> None:

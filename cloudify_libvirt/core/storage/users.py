@@ -99,8 +99,9 @@ class Users:
             self._paths[path] = os.path.realpath(path) if here else path
         return self._paths[path]
 
-    def _reals(self, references: frozenset[parse.Reference]) -> set[parse.Reference]:
-        return {self.real(one) if isinstance(one, str) else one for one in references}
+    def references(self, xml: str) -> set[parse.Reference]:
+        """Return what a document refers to, paths without links."""
+        return {self.real(one) if isinstance(one, str) else one for one in _references(xml)}
 
     @cached_property
     def _of_domains(self) -> list[tuple[User, set[parse.Reference]]]:
@@ -108,7 +109,7 @@ class Users:
         with_snapshots = self._session.all_domains(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
         uuids = {domain.UUIDString() for domain in with_snapshots}
         return [
-            (user, self._reals(_references(xml)))
+            (user, self.references(xml))
             for domain in domains
             for user, xml in _documents(domain, domain.UUIDString() in uuids)
         ]

@@ -248,9 +248,9 @@ def update_live(domain: Domain, element: Any) -> None:
     retry_busy(call, timeout_s=_TRAY_TIMEOUT_S)
 
 
-def ask_back(domain: Domain, element: Any) -> None:
-    """Ask the running domain's guest for a device, and return at once."""
-    _take(domain, Device(as_text(element), element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+def ask_back(domain: Domain, element: Any, *, waits: bool = True) -> None:
+    """Ask the running domain's guest for a device, and return at once; see ``_take``."""
+    _take(domain, Device(as_text(element), element), libvirt.VIR_DOMAIN_AFFECT_LIVE, waits=waits)
 
 
 def as_text(element: Any) -> str:

@@ -1,7 +1,7 @@
 """Memory and vCPUs of a domain that exists: the running guest first, and the definition for its next start.
 
 Source: https://libvirt.org/html/libvirt-libvirt-domain.html (virDomainSetMemoryFlags, virDomainSetVcpusFlags,
-virDomainMemoryStatTags)
+virDomainMemoryStatTags); https://libvirt.org/formatdomain.html#memory-devices
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 from cloudify_libvirt.core import parse, units
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import CoreError, InUse, libvirt_call, quiet
+from cloudify_libvirt.core.host import preflight
+from cloudify_libvirt.core.spec.memory import BLOCK_KIB
 from cloudify_libvirt.core.states import OFF
+from cloudify_libvirt.core.update import dimms
 from cloudify_libvirt.core.wait import wait_until
 
 # A guest that has a balloon driver answers within a second or two.
@@ -22,29 +25,35 @@ _TOLERANCE_KIB = 4
 # How long the guest is given to say how much of its memory it uses.
 _STATS_TIMEOUT_S = 3.0
 _RESTART = "it takes effect at the next start"
+_NO_DRIVER = "a guest without a balloon driver always has its maximum, which only the next start can change"
 # The parameters, as the user calls them.
 MEMORY, MAX_MEMORY, VCPU, MAX_VCPU = "memory", "max_memory", "vcpu", "max_vcpu"
 
 
 @dataclass(frozen=True)
 class Size:
-    """Memory in KiB and vCPUs; None in a wish leaves the value as it is."""
+    """Memory in KiB and vCPUs; None in a wish leaves the value as it is. ``dimms``: memory may come in DIMMs."""
 
     memory_kib: int | None = None
     max_memory_kib: int | None = None
     vcpus: int | None = None
     max_vcpus: int | None = None
+    dimms: bool = False
 
 
 @dataclass(frozen=True)
 class Pending:
-    """One value, by its parameter, that is not in effect yet; ``at_start``: the next start brings it."""
+    """One value, by its parameter, that is not in effect yet; ``at_start``: the next start brings it.
+
+    ``held``: the guest was asked, and may still do so without a start.
+    """
 
     what: str
     wanted: int
     now: int
     why: str
     at_start: bool = True
+    held: bool = False
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -64,17 +73,21 @@ class Outcome:
     pending: tuple[Pending, ...]
 
 
-def read(xml: str) -> Size:
-    """Read the sizes of a live or stored definition."""
+def read(xml: str, *, with_dimms: bool = False) -> Size:
+    """Read the sizes of a live or stored definition; ``with_dimms``: its maximum is what these can bring it to."""
     root = parse.document(xml)
-    maximum = int(root.findtext("memory") or 0)
+    maximum, top = int(root.findtext("memory") or 0), root.find("maxMemory")
+    current = int(root.findtext("currentMemory") or maximum)
+    if with_dimms and top is not None:
+        maximum = dimms.kib(top) - BLOCK_KIB
     vcpu = root.find("vcpu")
     most = int(vcpu.text or 1) if vcpu is not None else 1
     return Size(
-        memory_kib=int(root.findtext("currentMemory") or maximum),
+        memory_kib=current,
         max_memory_kib=maximum,
         vcpus=most if vcpu is None else int(vcpu.get("current", most)),
         max_vcpus=most,
+        dimms=with_dimms,
     )
 
 
@@ -88,28 +101,29 @@ def completed(wish: Size, now: Size) -> Size:
         max_memory_kib=max(wish.max_memory_kib or now.max_memory_kib or 0, memory),
         vcpus=vcpus,
         max_vcpus=max(wish.max_vcpus or now.max_vcpus or 1, vcpus),
+        dimms=wish.dimms,
     )
 
 
-def at_start(wish: Size, now: Size) -> frozenset[str]:
-    """Return the parameters that a running guest of the size ``now`` can have at its next start only."""
-    beyond = (
-        (MEMORY, wish.memory_kib, now.max_memory_kib),
-        (VCPU, wish.vcpus, now.max_vcpus),
-    )
-    return frozenset({MAX_MEMORY, MAX_VCPU, *(name for name, wanted, most in beyond if (wanted or 0) > (most or 0))})
+def at_start(wish: Size, xml: str) -> dict[str, str]:
+    """Return the parameters that a running guest of that definition can have at its next start only, and why."""
+    now, room = read(xml, with_dimms=wish.dimms), dimms.Room.read(xml) if wish.dimms else None
+    found = {MAX_MEMORY: "", MAX_VCPU: ""}
+    if (wish.memory_kib or 0) > (now.max_memory_kib or 0):
+        found[MEMORY] = ""
+    if (wish.vcpus or 0) > (now.max_vcpus or 0):
+        found[VCPU] = ""
+    why = room.why_not(wish.memory_kib or 0) if room else ""
+    return {**found, MEMORY: why} if why else found
 
 
 def apply(domain: Any, wish: Size, timeout_s: float = CONFIRM_TIMEOUT_S) -> Outcome:
     """Bring the domain to the wished size; what a running guest does not take is left for its next start.
 
-    Raises:
-        InUse: the guest uses more memory than it would have; nothing was changed.
+    See ``check``, which comes before.
     """
     change = _Change(domain, timeout_s)
     running = domain.active
-    if running:
-        _check_use(domain, wish)
     with libvirt_call("read", domain.target):
         persistent = bool(domain.handle.isPersistent())
     if persistent:
@@ -130,7 +144,7 @@ class _Change:
     def stored(self, wish: Size) -> None:
         """Change the definition: a maximum before what it bounds where it grows, after it where it shrinks."""
         config, most = libvirt.VIR_DOMAIN_AFFECT_CONFIG, libvirt.VIR_DOMAIN_MEM_MAXIMUM
-        now = read(self.domain.xml(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        now = read(self.domain.xml(libvirt.VIR_DOMAIN_XML_INACTIVE), with_dimms=wish.dimms)
         to = completed(wish, now)
         maximum = (to.max_memory_kib != now.max_memory_kib, "setMemoryFlags", to.max_memory_kib, config | most)
         current = (to.memory_kib != now.memory_kib, "setMemoryFlags", to.memory_kib, config)
@@ -149,7 +163,7 @@ class _Change:
             self.done.append(f"definition: {_words(to)}")
 
     def live(self, wish: Size) -> None:
-        now = read(self.domain.xml())
+        now = read(self.domain.xml(), with_dimms=wish.dimms)
         to = completed(wish, now)
         if to.max_memory_kib != now.max_memory_kib:
             why = f"the maximum of a running guest cannot change; {_RESTART}"
@@ -157,10 +171,52 @@ class _Change:
         if to.max_vcpus != now.max_vcpus:
             why = f"a running guest cannot get another maximum; {_RESTART}"
             self.pending.append(Pending(MAX_VCPU, to.max_vcpus or 0, now.max_vcpus or 0, why))
-        if wish.memory_kib:
+        if wish.memory_kib and (not wish.dimms or self._fits(wish.memory_kib)):
             self._memory(wish.memory_kib, now.max_memory_kib or 0)
         if wish.vcpus and wish.vcpus != now.vcpus:
             self._vcpus(wish.vcpus, now)
+
+    def _fits(self, wanted: int) -> bool:
+        """Bring DIMMs, or take them back, until the balloon can do the rest; tell whether that is so."""
+        room = dimms.Room.read(self.domain.xml())
+        if room is None:
+            return True
+        why = room.why_not(wanted) or self._bring(room, wanted - room.total)
+        if why:
+            self.pending.append(Pending(MEMORY, wanted, self._actual_kib(), f"{why}; {_RESTART}"))
+            return False
+        why = self._take_back(room.spare(wanted), wanted)
+        if why:
+            # Its balloon must not take as much again: the guest may give the DIMM back at any moment.
+            self.pending.append(Pending(MEMORY, wanted, self._actual_kib(), f"{why}; {_RESTART}", held=True))
+        return not why
+
+    def _bring(self, room: dimms.Room, size_kib: int) -> str:
+        """Attach a DIMM where memory is lacking; return why that was refused."""
+        if size_kib <= 0:
+            return ""
+        try:
+            dimms.attach(self.domain, room, size_kib)
+        except CoreError as error:
+            if error.retryable:
+                raise
+            return error.reason.rstrip(".")
+        self.done.append(f"running guest: a DIMM of {units.human_size(size_kib * units.KIB)}")
+        return ""
+
+    def _take_back(self, going: list[dimms.Dimm], wanted: int) -> str:
+        """Ask for DIMMs; return why the guest still has one."""
+        if not going:
+            return ""
+        # What the balloon holds in them would have to move to what stays, and leave the guest without memory.
+        why = self._balloon(wanted + sum(one.size_kib for one in going))
+        if why:
+            return why
+        left = dimms.take_back(self.domain, going, self.timeout_s)
+        gone = sum(one.size_kib for one in going if one not in left)
+        if gone:
+            self.done.append(f"running guest: {units.human_size(gone * units.KIB)} of DIMMs taken back")
+        return f"the guest has not given {len(left)} DIMM{'s' if len(left) > 1 else ''} back yet" if left else ""
 
     def _memory(self, wanted: int, most: int) -> None:
         now = actual_kib(self.domain)
@@ -171,23 +227,39 @@ class _Change:
             why = f"the running guest can have {limit} at most; {_RESTART}"
             self.pending.append(Pending(MEMORY, wanted, now, why))
             return
+        why = self._balloon(wanted)
+        if why:
+            self.pending.append(Pending(MEMORY, wanted, self._actual_kib(), f"{why}; {_NO_DRIVER}", at_start=False))
+        else:
+            self.done.append(f"running guest: memory {units.human_size(wanted * units.KIB)}")
+
+    def _balloon(self, wanted: int) -> str:
+        """Ask the balloon for that much; return why the guest has another amount."""
+
+        def reached() -> bool:
+            return abs(self._actual_kib() - wanted) <= _TOLERANCE_KIB
+
+        if reached():
+            return ""
         refusal = self._try("setMemoryFlags", wanted)
         # libvirt only asks: a guest without a balloon driver changes nothing, and no error says so.
-        if not refusal and wait_until(
-            lambda: abs(self._actual_kib() - wanted) <= _TOLERANCE_KIB,
-            timeout_s=self.timeout_s,
-            signal=self.domain.session.changed,
-        ):
-            self.done.append(f"running guest: memory {units.human_size(wanted * units.KIB)}")
-            return
-        why = refusal or f"the guest has not confirmed it within {self.timeout_s:g} s"
-        why = f"{why}; a guest without a balloon driver always has its maximum, which only the next start can change"
-        self.pending.append(Pending(MEMORY, wanted, self._actual_kib(), why, at_start=False))
+        if refusal:
+            return refusal
+        if wait_until(reached, timeout_s=self.timeout_s, signal=self.domain.session.changed):
+            return ""
+        return f"the guest has not confirmed it within {self.timeout_s:g} s"
 
     def _actual_kib(self) -> int:
+        try:
+            found = actual_kib(self.domain)
+        except CoreError as error:
+            if self.domain.state in OFF:
+                raise self.domain.failure("change the memory of") from error
+            raise
+        # Afterwards: of a guest that has just ended it was what it starts with.
         if self.domain.state in OFF:
             raise self.domain.failure("change the memory of")
-        return actual_kib(self.domain)
+        return found
 
     def _vcpus(self, wanted: int, now: Size) -> None:
         if wanted > (now.max_vcpus or 1):
@@ -234,9 +306,19 @@ def actual_kib(domain: Any) -> int:
         return int(said if said is not None else domain.handle.info()[2])
 
 
-def _check_use(domain: Any, wish: Size) -> None:
-    """Refuse to take from a guest what it uses: its kernel would kill programs."""
-    if not wish.memory_kib or wish.memory_kib >= actual_kib(domain):
+def check(domain: Any, wish: Size) -> None:
+    """Refuse to take from a running guest what it uses: its kernel would kill programs.
+
+    Raises:
+        InUse: the guest uses more memory than it would have.
+        CoreError: the host has not the memory that the guest would get in a DIMM.
+    """
+    if not domain.active or not wish.memory_kib:
+        return
+    room = dimms.Room.read(domain.xml()) if wish.dimms else None
+    if room is not None and wish.memory_kib > room.total and not room.why_not(wish.memory_kib):
+        preflight.check_memory(domain.session, wish.memory_kib - room.total, domain.target)
+    if wish.memory_kib >= actual_kib(domain):
         return
     used = used_kib(domain)
     if used is not None and used > wish.memory_kib:

@@ -135,7 +135,13 @@ def test_a_machine_with_a_disk_of_gluster(gluster: str) -> None:
     run("qemu-img", "create", "-q", "-f", "qcow2", f"gluster://{os.uname().nodename}/{gluster}/disk", "8M")
     install(pool)
     vm = machine("shared", "disk")
-    domain = started(vm)
+    vm.run(domain_tasks.create)
+    with pytest.raises(NonRecoverableError, match=r"libvirt cannot read its header.*Say its format"):
+        vm.run(domain_tasks.configure)
+    vm.params["disks"][0]["type"] = "qcow2"
+    for operation in (domain_tasks.configure, domain_tasks.start):
+        vm.run(operation)
+    domain = libvirt.open(QEMU).lookupByName("on-net")
     assert domain.isActive() and domain.blockInfo("vda")[0] == 8 * MIB
     ended(vm)
     libvirt.open(QEMU).storagePoolLookupByName("shared").storageVolLookupByName("disk").delete()
