@@ -15,24 +15,35 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cloudify.workflows import api, tasks, tasks_graph, workflow_context
+from cloudify import constants
+from cloudify.workflows import api, events, tasks, tasks_graph, workflow_context
 
 # Of the sources of the modules, as of cloudify-common 7.0.5.
-_KNOWN = "06295d0e2f42b989e86d8508656ff88835f2e29170e9469a304146a626c2ca4c"
+_KNOWN = "e406b34426820616ade7652bbcadcc696330b5881f240eef42bad0b203f65cc9"
+_MODULES = (tasks_graph, tasks, workflow_context, events)
+# Of other states the engine's message is an error, which is caught.
+_TOLD = frozenset({
+    constants.TASK_SENDING, constants.TASK_STARTED, constants.TASK_SUCCEEDED, constants.TASK_RESCHEDULED,
+    constants.TASK_FAILED,
+})  # fmt: skip
 # Seconds after which cancelled and failed workflows are looked for, as in the engine.
 _LOOK_AGAIN = 1.0
 
 _engines = tasks_graph.TaskDependencyGraph.execute
+_engines_event = workflow_context.CloudifyWorkflowContextInternal.send_task_event
 
 
 def digest() -> str:
     """Return the digest of the engine's modules; "" where they cannot be read."""
     try:
-        content = b"".join(Path(module.__file__).read_bytes() for module in (tasks_graph, tasks, workflow_context))
+        content = b"".join(Path(module.__file__).read_bytes() for module in _MODULES)
     except OSError:
         return ""
     return hashlib.sha256(content).hexdigest()
@@ -45,7 +56,14 @@ def improve() -> bool:
     if digest() != _KNOWN:
         return False
     tasks_graph.TaskDependencyGraph.execute = execute
+    workflow_context.CloudifyWorkflowContextInternal.send_task_event = send_task_event
     return True
+
+
+def send_task_event(self: Any, state: str, task: Any, event: Any = None) -> None:
+    """Tell of a task, unless the engine, after some work, would not."""
+    if state == constants.TASK_FAILED or (task.send_task_events and state in _TOLD):
+        _engines_event(self, state, task, event)
 
 
 class _Outcome(Future[None]):
@@ -95,17 +113,20 @@ def _is_idle_alone(processor: Any) -> bool:
 
 def _work_off(graph: Any, processor: Any) -> None:
     """Do tasks in the order in which they became ready, until the graph is empty, has failed or is cancelled."""
-    waiting: queue.Queue[Any] = processor._local_tasks_queue
+    waiting: deque[Callable[[], Any]] = deque()
     graph._errors = tasks_graph.TaskDependencyGraphErrors()
     bell = graph._tasks_wait = _Bell()
     wake = bell.set
 
     def add_task(task: Any) -> None:
         # Also from the timer of a task that is tried again.
-        waiting.put(task)
+        waiting.append(task)
         wake()
 
     processor.add_task = add_task
+    with suppress(queue.Empty):
+        while True:
+            waiting.append(processor._local_tasks_queue.get_nowait())
     api.cancel_callbacks.add(wake)
     try:
         while not graph._is_finished() and not processor.stopped:
@@ -116,31 +137,27 @@ def _work_off(graph: Any, processor: Any) -> None:
     finally:
         api.cancel_callbacks.discard(wake)
         del processor.add_task
+        # As in the engine, what was begun and is not waited for any more is still done.
+        for task in waiting:
+            processor.add_task(task)
     _conclude(graph)
 
 
-def _advance(graph: Any, waiting: queue.Queue[Any]) -> bool:
+def _advance(graph: Any, waiting: deque[Callable[[], Any]]) -> bool:
     """Begin what is ready, do one task, end what is finished; False when there was nothing."""
     while graph._ready:
         task = graph._ready.pop()
         # Of those that it depends on, one failed.
         if not task.dependency_error:
             graph._run_task(task)
-    done = _do_one(waiting)
+    done = bool(waiting)
+    if done:
+        waiting.popleft()()
     ended = bool(graph._finished_tasks)
     while graph._finished_tasks:
         task, result = graph._finished_tasks.popitem()
         graph._handle_terminated_task(result, task)
     return done or ended
-
-
-def _do_one(waiting: queue.Queue[Any]) -> bool:
-    try:
-        task = waiting.get_nowait()
-    except queue.Empty:
-        return False
-    task()
-    return True
 
 
 def _conclude(graph: Any) -> None:

@@ -20,7 +20,7 @@ from cloudify import logs
 # Of the sources of the modules, as of cloudify-common 7.0.5.
 _KNOWN = "3fc39b266822081d36fb9e4b6639badb7cfd1fa351350af1edcfb87f11b4a112"
 _WITH_CAUSES = frozenset({"task_rescheduled", "task_failed"})
-_OF_OTHERS = ("source_id", "group", "policy", "trigger")
+_OF_OTHERS = frozenset({"source_id", "group", "policy", "trigger"})
 
 _engines = getattr(logs, "stdout_event_out", None)
 
@@ -48,13 +48,14 @@ def stdout_event_out(event: dict[str, Any], **others: Any) -> None:
     """Print a message about a workflow or a task."""
     context = event["context"]
     ordinary = logs.EVENT_CLASS is events.Event and event.get("event_type") not in _WITH_CAUSES
-    if not ordinary or any(context.get(name) is not None for name in _OF_OTHERS):
+    if not ordinary or not _OF_OTHERS.isdisjoint(context):
         _engines(event, **others)  # type: ignore[misc]
         return
-    operation = context.get("operation")
-    about = [context.get("node_id"), None if operation is None else operation.rpartition(".")[2]]
-    info = ".".join(part for part in about if part is not None)
-    now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ", "milliseconds")
+    node, operation = context.get("node_id"), context.get("operation")
+    info = node or ""
+    if operation is not None:
+        info = f"{info}{'' if node is None else '.'}{operation.rpartition('.')[2]}"
+    now = datetime.now(UTC).isoformat(" ", "milliseconds")[:23]
     text = event["message"]["text"]
     sys.stdout.write(f"{now}  CFY <{context['deployment_id']}> {f'[{info}] ' if info else ''}{text}\n")
     sys.stdout.flush()

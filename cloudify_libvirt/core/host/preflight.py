@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -127,17 +127,39 @@ def free_memory_kib(session: Session) -> int | None:
     return sum(int(stats.get(kind, 0)) for kind in ("free", "buffers", "cached"))
 
 
-def taken_macs(session: Session, uuid: str, *, fresh: bool = False) -> dict[str, str]:
-    """Return the MACs in use by others than the domain with that UUID, each with who uses it, in words."""
-    taken = {mac: f"domain '{name}'" for name, other, mac in domain_macs(session, fresh=fresh) if other != uuid}
+class TakenMacs(Mapping[str, str]):
+    """MACs in use, each with who uses it, in words; of hundreds of domains only for the one that is asked for."""
+
+    def __init__(self, domains: dict[str, str], others: dict[str, str]) -> None:
+        """Take the names of domains, and who else there is in words, by MAC."""
+        self._domains, self._others = domains, others
+
+    def __getitem__(self, mac: str) -> str:
+        name = self._domains.get(mac)
+        return self._others[mac] if name is None else f"domain '{name}'"
+
+    def __contains__(self, mac: object) -> bool:
+        return mac in self._domains or mac in self._others
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._domains.keys() | self._others.keys())
+
+    def __len__(self) -> int:
+        return len(self._domains.keys() | self._others.keys())
+
+
+def taken_macs(session: Session, uuid: str, *, fresh: bool = False) -> TakenMacs:
+    """Return the MACs in use by others than the domain with that UUID."""
+    domains = {mac: name for name, other, mac in domain_macs(session, fresh=fresh) if other != uuid}
+    others: dict[str, str] = {}
     with suppress(Unsupported):  # hypervisors without networks of their own
         for name, facts in network.others(session, ""):
             if facts.mac:
-                taken.setdefault(facts.mac, f"the bridge of network '{name}'")
+                others.setdefault(facts.mac, f"the bridge of network '{name}'")
     if session.shares_files:
         for mac, interface in hostnet.macs().items():
-            taken.setdefault(mac, f"the host's interface {interface}")
-    return taken
+            others.setdefault(mac, f"the host's interface {interface}")
+    return TakenMacs(domains, others)
 
 
 def check_macs(session: Session, uuid: str, macs: Iterable[str], label: str, *, fresh: bool = False) -> None:
