@@ -177,14 +177,24 @@ def rows_of(name: str, sizes: tuple[int, ...] = ()) -> list[Row]:
 
 def growth(curve: Curve, seconds: dict[int, float], memory: dict[int, float]) -> list[Row]:
     """Compare the largest size with the smallest but one, below which what is done once counts for much."""
-    first, before, last = min(seconds), sorted(seconds)[min(1, len(seconds) - 1)], max(seconds)
-    grown = (memory[last] - memory[first]) / max(last - first, 1)
+    before, last = sorted(seconds)[min(1, len(seconds) - 1)], max(seconds)
     what = f"growth from {before} to {last} {curve.title}"
     return [
         Row(what, f"{ms(seconds[last])} each", f"{ms(seconds[before])} each", seconds[last] / seconds[before],
             MOST_GROWTH),
-        Row(f"memory of one more of {curve.title}", f"{grown:.0f} KiB", f"{memory[last] / 1024:.0f} MiB for {last}"),
+        *memory_growth(curve, memory),
     ]  # fmt: skip
+
+
+def memory_growth(curve: Curve, memory: dict[int, float]) -> list[Row]:
+    """Compare what one more takes (KiB) between the two largest sizes with what it takes from the smallest to there."""
+    if len(memory) < 3:
+        return []
+    (first, *_, before, last) = sorted(memory)
+    late = (memory[last] - memory[before]) / (last - before)
+    early = (memory[before] - memory[first]) / (before - first)
+    what = f"memory of one more of {curve.title}, from {before} to {last} ({memory[last] / 1024:.0f} MiB in all)"
+    return [Row(what, f"{late:.0f} KiB", f"{early:.0f} KiB from {first} to {before}", late / early, MOST_GROWTH)]
 
 
 def measure(names: list[str], sizes: tuple[int, ...] = ()) -> list[Row]:

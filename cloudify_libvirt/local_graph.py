@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ _TOLD = frozenset({
 _LOOK_AGAIN = 1.0
 
 _engines = tasks_graph.TaskDependencyGraph.execute
+_engines_get = tasks.WorkflowTaskResult.get
+_engines_begin = workflow_context.LocalTasksProcessing.__init__
 _engines_event = workflow_context.CloudifyWorkflowContextInternal.send_task_event
 
 
@@ -57,7 +58,15 @@ def improve() -> bool:
         return False
     tasks_graph.TaskDependencyGraph.execute = execute
     workflow_context.CloudifyWorkflowContextInternal.send_task_event = send_task_event
+    workflow_context.LocalTasksProcessing.__init__ = _begin
+    tasks.WorkflowTaskResult.get = get
     return True
+
+
+def _begin(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Begin with a queue that costs less, before any worker looks into it."""
+    _engines_begin(self, *args, **kwargs)
+    self._local_tasks_queue = queue.SimpleQueue()
 
 
 def send_task_event(self: Any, state: str, task: Any, event: Any = None) -> None:
@@ -93,8 +102,12 @@ class _Bell(threading.Event):
 def execute(graph: Any) -> None:
     """Work the graph off in the worker thread; where there are more, or none, as the engine does."""
     processor = graph.ctx.internal.local_tasks_processor
-    if not graph.ctx.local or not _is_idle_alone(processor):
+    if not graph.ctx.local or not _has_one_worker(processor) or _is_others(processor):
         _engines(graph)
+        return
+    if _is_worker(processor):
+        # Of a handler of another graph, which this worker is at.
+        _work_off(graph, processor)
         return
     outcome = _Outcome()
 
@@ -106,58 +119,100 @@ def execute(graph: Any) -> None:
     outcome.result()
 
 
-def _is_idle_alone(processor: Any) -> bool:
+def _has_one_worker(processor: Any) -> bool:
     workers = processor._local_task_processing_pool
-    return len(workers) == 1 and workers[0].is_alive() and workers[0] is not threading.current_thread()
+    return len(workers) == 1 and bool(workers[0].is_alive()) and isinstance(_queue_of(processor), queue.SimpleQueue)
+
+
+def _is_worker(processor: Any) -> bool:
+    return processor._local_task_processing_pool[0] is threading.current_thread()
+
+
+def _is_others(processor: Any) -> bool:
+    """Tell whether the worker is at a graph of another thread; it does this one's tasks between that one's."""
+    return "add_task" in vars(processor) and not _is_worker(processor)
+
+
+def _queue_of(processor: Any) -> queue.SimpleQueue[Callable[[], Any]]:
+    found: queue.SimpleQueue[Callable[[], Any]] = processor._local_tasks_queue
+    return found
 
 
 def _work_off(graph: Any, processor: Any) -> None:
     """Do tasks in the order in which they became ready, until the graph is empty, has failed or is cancelled."""
-    waiting: deque[Callable[[], Any]] = deque()
+    waiting = _queue_of(processor)
     graph._errors = tasks_graph.TaskDependencyGraphErrors()
     bell = graph._tasks_wait = _Bell()
-    wake = bell.set
-
-    def add_task(task: Any) -> None:
-        # Also from the timer of a task that is tried again.
-        waiting.append(task)
-        wake()
-
-    processor.add_task = add_task
-    with suppress(queue.Empty):
-        while True:
-            waiting.append(processor._local_tasks_queue.get_nowait())
-    api.cancel_callbacks.add(wake)
+    api.cancel_callbacks.add(bell.set)
     try:
-        while not graph._is_finished() and not processor.stopped:
-            if not _advance(graph, waiting):
-                bell.clear()
+        with _ringing(processor, bell):
+            while not graph._is_finished() and not processor.stopped:
                 if not _advance(graph, waiting):
-                    bell.wait(_LOOK_AGAIN)
+                    bell.clear()
+                    if not _advance(graph, waiting):
+                        bell.wait(_LOOK_AGAIN)
     finally:
-        api.cancel_callbacks.discard(wake)
-        del processor.add_task
-        # As in the engine, what was begun and is not waited for any more is still done.
-        for task in waiting:
-            processor.add_task(task)
+        api.cancel_callbacks.discard(bell.set)
     _conclude(graph)
 
 
-def _advance(graph: Any, waiting: deque[Callable[[], Any]]) -> bool:
+@contextmanager
+def _ringing(processor: Any, bell: _Bell) -> Iterator[None]:
+    """Let the worker hear of tasks that are added, also by the timer of one that is tried again."""
+    before = vars(processor).get("add_task")
+    waiting = _queue_of(processor)
+
+    def add_task(task: Callable[[], Any]) -> None:
+        waiting.put(task)
+        bell.set()
+
+    processor.add_task = add_task
+    try:
+        yield
+    finally:
+        if before is None:
+            del processor.add_task
+        else:
+            processor.add_task = before
+
+
+def _advance(graph: Any, waiting: queue.SimpleQueue[Callable[[], Any]]) -> bool:
     """Begin what is ready, do one task, end what is finished; False when there was nothing."""
     while graph._ready:
         task = graph._ready.pop()
         # Of those that it depends on, one failed.
         if not task.dependency_error:
             graph._run_task(task)
-    done = bool(waiting)
-    if done:
-        waiting.popleft()()
+    done = _do_one(waiting)
     ended = bool(graph._finished_tasks)
     while graph._finished_tasks:
         task, result = graph._finished_tasks.popitem()
         graph._handle_terminated_task(result, task)
     return done or ended
+
+
+def _do_one(waiting: queue.SimpleQueue[Callable[[], Any]]) -> bool:
+    try:
+        task = waiting.get_nowait()
+    except queue.Empty:
+        return False
+    task()
+    return True
+
+
+def get(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return a task's result; the worker, which would wait for itself, does what is waiting until it is there."""
+    context = self.task.workflow_context
+    processor = context.internal.local_tasks_processor
+    if context.local and _has_one_worker(processor) and _is_worker(processor):
+        bell = _Bell()
+        self.on_result(lambda _result: bell.set())
+        with _ringing(processor, bell):
+            while self._result is self._NOT_SET and not api.has_cancel_request():
+                bell.clear()
+                if self._result is self._NOT_SET and not _do_one(_queue_of(processor)):
+                    bell.wait(_LOOK_AGAIN)
+    return _engines_get(self, *args, **kwargs)
 
 
 def _conclude(graph: Any) -> None:

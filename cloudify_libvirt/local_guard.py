@@ -80,6 +80,7 @@ def _executing(engines: Any, storage: Any, execution_id: Any, ctx: Any, *args: A
     home = _home(storage)
     if home:
         busy.claim(home, storage.name, f"workflow {ctx['workflow_id']}")
+        local_retreat.working(home, storage.name, ctx["workflow_id"])
     stored = False
     try:
         engines(storage, execution_id, ctx, *args, **kwargs)
@@ -94,7 +95,6 @@ def _executed(engines: Any, storage: Any, *args: Any, **kwargs: Any) -> Any:
         return engines(storage, *args, **kwargs)
     finally:
         if home := _home(storage):
-            local_retreat.worked(home, storage.name)
             busy.release(home, storage.name)
 
 

@@ -28,6 +28,7 @@ _TARGET = re.compile(r"relationship instance under node '[^']*' of type '[^']*' 
 _UNKNOWN = re.compile(r"Unknown inputs (?P<names>\[.*?\]) specified - expected inputs: (?P<known>\[.*?\])")
 _MISSING = re.compile(r"Required inputs (?P<names>\[.*?\]) were not specified")
 _INPUT_TYPE = re.compile(r"^Property type validation failed in '(?P<name>[^']*)': the defined type is '(?P<kind>\w+)'")
+_NOT_ASCII = re.compile(r"illegal characters in line: (?P<line>\d+), column")
 _EXAMPLES = {"integer": "3", "float": "1.5", "boolean": "true", "list": "[a, b]", "dict": "{a: b}"}
 
 
@@ -51,6 +52,9 @@ def _hints(said: str, blueprint: Path | None) -> Iterator[str]:
         yield f"Give them: -i '{pairs}', or -i FILE.yaml with a line for each."
     elif found := _INPUT_TYPE.search(said):
         yield f"As in -i '{found['name']}: {_EXAMPLES.get(found['kind'], '...')}'."
+    elif found := _NOT_ASCII.search(said):
+        # The engine counts lines from 0.
+        yield f"Give the text of line {int(found['line']) + 1} as an input, with get_input in its place: -i FILE.yaml."
 
 
 def _listed(text: str) -> list[str]:

@@ -22,15 +22,16 @@ from cloudify_libvirt import busy, local_hints
 
 _PARTS = ("blueprints", "deployments")
 _NOTHING_STANDS = frozenset({"uninitialized", "deleted"})
-# (home, deployment) of what this very process has laid aside, and of what it has ended a workflow of: to remove that
-# afterwards, as ``cfy uninstall`` does, is meant.
+# (home, deployment) of what this very process has laid aside, and of what it has run a workflow of, which may have
+# another name than uninstall: to remove that afterwards, as ``cfy uninstall`` does, is meant.
 _begun: set[tuple[str, str]] = set()
 _worked: set[tuple[str, str]] = set()
 
 
-def worked(home: str, name: str) -> None:
-    """Note that this process has ended a workflow of the deployment."""
-    _worked.add((str(Path(home)), name))
+def working(home: str, name: str, workflow: str) -> None:
+    """Note that this process runs a workflow of the deployment, after which it may be meant to go."""
+    key = (str(Path(home)), name)
+    (_worked.discard if workflow == "install" else _worked.add)(key)
 
 
 def removing(engines: Callable[..., Any], storage: Any, name: str) -> Any:

@@ -214,6 +214,10 @@ _WAY_REMEDIES = {
 }
 
 
+# libvirt says so, too, when the daemon goes away at that moment.
+_MAY_PASS = frozenset({"Unable to read TLS confirmation"})
+
+
 def _open_again(uri: str) -> Session:
     try:
         return _open(uri)
@@ -249,7 +253,7 @@ def _open_failure(fault: CoreError, error: Any) -> CoreError:
     target = fault.target
     for words, remedy in _WAY_REMEDIES.items():
         if words in fault.reason:
-            return ConnectFailed("connect to", target, fault.reason, remedy)
+            return ConnectFailed("connect to", target, fault.reason, remedy, retryable=words in _MAY_PASS)
     if isinstance(fault, AccessDenied | Missing | LibraryMissing):
         return fault
     if any(words in fault.reason for words in HOST_KEY_REFUSED):

@@ -223,7 +223,7 @@ class Work:
         refuse_replacement(self.domain, stored)
         self._check_contents(root)
         definition.apply(stored)
-        resized = dimms.settle(self.wanted, root)
+        resized = dimms.settle(self.wanted, root, with_dimms=self.subject.dimms)
         if stored:
             definition.settle_boot(self.wanted, root)
         if stored or resized:

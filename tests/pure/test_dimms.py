@@ -122,22 +122,26 @@ def test_the_amount_is_compared_not_what_it_is_made_up_of(
 )
 def test_a_stored_definition_has_all_of_it_from_the_start(declared: str, found: str) -> None:
     wanted, root = etree.fromstring(declared), etree.fromstring(found)
-    assert dimms.settle(wanted, root)
+    assert dimms.settle(wanted, root, with_dimms=wanted.find("maxMemory") is not None)
     text = etree.tostring(root, encoding="unicode")
     assert fields(declared, text, slots="maxMemory" in declared) == []
     cells = [int(cell.get("memory")) for cell in root.iter("cell")]
     assert cells == ([512 * MIB] if "512" in declared and "maxMemory" in declared else cells)
     assert (len(cells) == 1) is ("maxMemory" in declared) and root.find("devices/memory") is None
     assert root.findtext("memory") == etree.fromstring(declared).findtext("memory")
-    assert not dimms.settle(wanted, root), "again: nothing to do"
+    assert not dimms.settle(wanted, root, with_dimms=wanted.find("maxMemory") is not None), "again: nothing to do"
 
 
 def test_what_libvirt_says_of_the_cell_and_what_nobody_declares_stays() -> None:
     root = etree.fromstring(document(256).replace("<cpu>", "<cpu mode='maximum'><feature name='aes'/>"))
-    assert dimms.settle(etree.fromstring(document(512).replace(" cpus='0'", "")), root)
+    assert dimms.settle(etree.fromstring(document(512).replace(" cpus='0'", "")), root, with_dimms=True)
     assert root.find("cpu/numa/cell").get("cpus") == "0" and root.find("cpu/feature") is not None
+    his = etree.fromstring(document(256))
+    assert not dimms.settle(etree.fromstring(document(512)), his, with_dimms=False), (
+        "of a template with slots of its own"
+    )
     foreign = etree.fromstring(document(256, slots=7))
-    assert not dimms.settle(etree.fromstring(PLAIN.format(256 * MIB, 256 * MIB)), foreign)
+    assert not dimms.settle(etree.fromstring(PLAIN.format(256 * MIB, 256 * MIB)), foreign, with_dimms=False)
     assert foreign.find("maxMemory") is not None
 
 

@@ -25,6 +25,8 @@ node_types:
     derived_from: cloudify.nodes.Root
     interfaces:
       cloudify.interfaces.lifecycle: {create: things.things.create, start: things.things.start}
+      test: {count: things.things.count}
+workflows: {nested: things.things.nested}
 node_templates:
   late: {type: thing}
   other:
@@ -36,7 +38,7 @@ OPERATIONS = """
 import os, sys, threading, time
 from cloudify import ctx
 from cloudify.exceptions import NonRecoverableError
-from cloudify.workflows import api
+from cloudify.workflows import api, tasks
 
 TOLD, WORKING = [], []
 MODE = os.environ["MODE"]
@@ -62,6 +64,28 @@ def create(**_):
 
 def start(**_):
     told("start")
+
+def count(**_):
+    from cloudify_libvirt.engine import queued_operations
+    told(f"{queued_operations()} waiting")
+
+def nested(ctx, **_):
+    # Handlers that wait for another operation, and work off another graph; and an operation without any graph.
+    late, other = (next(i for i in ctx.get_node(name).instances) for name in ("late", "other"))
+
+    def waits(task):
+        other.execute_operation("test.count").apply_async().get()
+        graph = ctx.internal.task_graph.__class__(ctx)
+        graph.add_task(other.execute_operation("test.count"))
+        graph.execute()
+        return tasks.HandlerResult.cont()
+
+    late.execute_operation("test.count").get()
+    graph = ctx.graph_mode()
+    for one in (late, late, late, other):
+        graph.add_task(one.execute_operation("test.count"))
+    next(iter(graph.tasks)).on_success = waits
+    graph.execute()
 """
 RUN = """
 import json, sys, threading, time
@@ -72,7 +96,8 @@ import things
 env = local.init_env(sys.argv[1], name="dep", storage=local.InMemoryStorage(), resolver=LocalResolver())
 begin = time.monotonic()
 try:
-    ended = str(env.execute("install", task_retries=5, task_retry_interval=0, task_thread_pool_size=int(sys.argv[2])))
+    workflow = "nested" if things.MODE == "nested" else "install"
+    ended = str(env.execute(workflow, task_retries=5, task_retry_interval=0, task_thread_pool_size=int(sys.argv[2])))
 except BaseException as error:
     ended = type(error).__name__ + ": " + str(error)
 print(json.dumps([ended, things.TOLD, time.monotonic() - begin, threading.current_thread().name]), file=sys.stderr)
@@ -136,6 +161,15 @@ def test_more_workers_work_at_once(tmp_path: Path, stock: bool) -> None:
     how, told, _, _ = ended(begin(tmp_path, "works", stock=stock, workers=3))
     assert how == "None" and len(told) == 14
     assert len({thread for _, _, thread in told}) > 1
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_handlers_may_wait_for_operations_and_graphs(tmp_path: Path, stock: bool) -> None:
+    how, told, seconds, _ = ended(begin(tmp_path, "nested", stock=stock))
+    assert how == "None" and seconds < 60, how
+    assert sorted(name for name, _, _ in told) == ["late"] * 4 + ["other"] * 3
+    # Who waits for a guest asks whether others wait for the worker.
+    assert {what for _, what, _ in told} >= {"0 waiting", "1 waiting", "2 waiting", "3 waiting"}
 
 
 def test_another_engine_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

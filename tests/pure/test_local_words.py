@@ -84,6 +84,9 @@ MINE = {"mine": {"derived_from": "cloudify.libvirt.domain", "properties": {"flav
             "Did you mean 'vm'?",
         ),
         ({"inputs": {"machines": {}}, "node_templates": node()}, "Give them: -i 'machines=...', or -i FILE.yaml"),
+        ({"description": "Grüße", "node_templates": node()}, "Give the text of line 1 as an input, with get_input"),
+        ({"node_templates": node(params={"title": "a & 世界"})}, "Give the text of line 8 as an input"),
+        ({"inputs": {"title": {"default": "«b»"}}, "node_templates": node()}, "Give the text of line 6 as an input"),
     ],
 )  # fmt: skip
 def test_hints(tmp_path: Path, sections: dict[str, Any], hint: str) -> None:

@@ -114,7 +114,7 @@ def test_volume() -> None:
         "<allocation unit='bytes'>196616</allocation><target><path>/p/v</path><format type='qcow2'/></target>"
         "<backingStore><path>/p/base</path><format type='raw'/></backingStore></volume>"
     )
-    assert facts == parse.VolumeFacts("/p/v", "qcow2", "/p/base", 1048576, 196616)
+    assert facts == parse.VolumeFacts("/p/v", "qcow2", "/p/base", 1048576, 196616, backing_format="raw")
     assert parse.volume("<volume><name>v</name></volume>") == parse.VolumeFacts("", "raw", "", 0, 0)
 
 

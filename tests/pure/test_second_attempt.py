@@ -17,6 +17,8 @@ SEEN = ["tests/real/test_x.py::test_a[1]", "tests/lab/test_y.py::test_b"]
         ([f"tests/real/test_x.py::test_{number}" for number in range(MOST + 1)], False),
         ([*SEEN, "tests/chaos/test_kills.py::test_one"], False),
         (["tests/real/test_races.py::test_one"], False),
+        (["tests/real/test_snapshot_killed.py::test_one"], False),
+        (["tests/real/test_live.py::test_killed_while_we_wait[x]"], False),
         (["tests/pure/test_x.py::test_one"], False),
     ],
 )

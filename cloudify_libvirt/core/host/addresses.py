@@ -78,9 +78,13 @@ def heard_of(domain: Domain) -> dict[str, Any]:
     libvirt 9.0 stumbles over the end of the table ("wrong nlmsg len") where the kernel, from 6.9 on, sends it with
     the entries. Where the host is this machine, its table is read without libvirt then.
     """
-    reported = domain.reported_addresses("ARP")
-    if reported or not domain.session.shares_files:
-        return reported
+    return domain.reported_addresses("ARP") or neighbours(domain)
+
+
+def neighbours(domain: Domain) -> dict[str, Any]:
+    """Return what the ARP table of this machine says, in the same shape; {} where the host is another one."""
+    if not domain.session.shares_files:
+        return {}
     return {
         f"{device} {address}": {"hwaddr": mac, "addrs": [{"addr": address, "prefix": 0, "type": IPV4}]}
         for address, mac, device in hostnet.neighbours()

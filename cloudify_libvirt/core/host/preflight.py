@@ -107,12 +107,12 @@ def _groups(uid: int) -> set[int]:
     return {group.gr_gid for group in grp.getgrall() if name in group.gr_mem}
 
 
-def check_memory(session: Session, wanted_kib: int, label: str) -> None:
+def check_memory(session: Session, wanted_kib: int, label: str, action: str = "start") -> None:
     """Raise when the host has not that much memory free (free, buffers and cache)."""
     free_kib = free_memory_kib(session)
     if free_kib is not None and wanted_kib > free_kib:
         raise CoreError(
-            "start",
+            action,
             label,
             f"it needs {human_size(wanted_kib * 1024)}, the host has {human_size(free_kib * 1024)} left",
             "Give it less memory, or stop other domains.",

@@ -26,8 +26,12 @@ TURN_S = 10.0
 BLIND_TURN_S = 6.0
 # How long other cards, or IPv4, may come after the first address; within one turn.
 CARD_GRACE_S, IPV4_GRACE_S = 3.0, 5.0
-# The agent answers in 10 to 50 ms, and slower while the guest boots: ask it rarely.
-AGENT_PERIOD_S = 0.5
+# How often the agent and this host's ARP table are asked, so that what they know is reported within 0.2 s; with many
+# guests each of them less often. The agent answers in 10 to 50 ms, and slower while the guest boots: it has REST times
+# as long until the next question. RARELY is the longest pause, and that of libvirt's own reading of the ARP table,
+# which goes to the daemon and may leave an error in its log each time.
+OFTEN_S, OFTEN_OF_EACH_S, RARELY_S = 0.1, 0.005, 0.5
+AGENT_REST = 4.0
 
 StaleLeases = dict[str, list[list[object]]]
 
@@ -42,8 +46,9 @@ class Guest:
     domain: Domain
     stale: StaleLeases
     _first_seen: float | None = None
-    _agent_asked: float = 0.0
-    _agent_said: dict[str, object] = field(default_factory=dict, repr=False)
+    _asked: dict[str, float] = field(default_factory=dict, repr=False)
+    _said: dict[str, dict[str, object]] = field(default_factory=lambda: {"AGENT": {}, "ARP": {}}, repr=False)
+    _agent_took_s: float = 0.0
     _question: threading.Thread | None = field(default=None, repr=False)
     _seen_events: int = -1
     _facts: DomainFacts | None = field(default=None, repr=False)
@@ -62,9 +67,10 @@ class Guest:
             raise self._ended()
         cards = addresses.cards_of(facts)
         addresses.merge(cards, self._leases())
-        addresses.merge(cards, self._agent_said)
+        self._merge_said(cards)
         if not all(card.has_ipv4 for card in cards):
-            self._ask_slow_sources(cards, facts)
+            self._ask_slow_sources(facts)
+            self._merge_said(cards)
         return cards if self._enough(cards) else None
 
     def _ended(self) -> GuestFailed:
@@ -98,15 +104,28 @@ class Guest:
         now = [lease for name in names for lease in leases_of(self.domain, name, mac)]
         return any(lease in self.stale[mac] for lease in now if lease[0] == ip)
 
-    def _ask_slow_sources(self, cards: list[Interface], facts: DomainFacts) -> None:
-        now = time.monotonic()
-        if now - self._agent_asked < AGENT_PERIOD_S:
-            return
-        self._agent_asked = now
-        if facts.agent_connected:
+    def _merge_said(self, cards: list[Interface]) -> None:
+        for said in self._said.values():
+            addresses.merge(cards, said)
+
+    def _ask_slow_sources(self, facts: DomainFacts) -> None:
+        often_s = min(RARELY_S, max(OFTEN_S, OFTEN_OF_EACH_S * len(_waiting)))
+        if facts.agent_connected and self._due("AGENT", min(RARELY_S, max(often_s, AGENT_REST * self._agent_took_s))):
             self._ask_agent()
-        if not self.stale:
-            addresses.merge(cards, addresses.heard_of(self.domain))
+        if self.stale:
+            return
+        if self._due("ARP", RARELY_S):
+            self._said["ARP"] = addresses.heard_of(self.domain)
+        elif self._due("this host's ARP table", often_s):
+            self._said["ARP"] = self._said["ARP"] | addresses.neighbours(self.domain)
+
+    def _due(self, source: str, pause_s: float) -> bool:
+        """Tell whether a source may be asked again, and take it for asked."""
+        now = time.monotonic()
+        if source in self._asked and now - self._asked[source] < pause_s:
+            return False
+        self._asked[source] = now
+        return True
 
     def _ask_agent(self) -> None:
         """Ask in a thread of its own, and be woken by the answer: an agent that hangs must not stop the wait."""
@@ -115,8 +134,12 @@ class Guest:
             self._question.start()
 
     def _hear_agent(self) -> None:
-        self._agent_said = self.domain.reported_addresses("AGENT")
-        self.domain.session.changed.set()
+        begin = time.monotonic()
+        said = self.domain.reported_addresses("AGENT")
+        self._agent_took_s = time.monotonic() - begin
+        if said != self._said["AGENT"]:
+            self._said["AGENT"] = said
+            self.domain.session.changed.set()
 
     def _enough(self, cards: list[Interface]) -> bool:
         if not any(card.addresses for card in cards):

@@ -131,7 +131,11 @@ def of_key(entry: Entry) -> list[Entry]:
 
 def _names_in(place: Path) -> list[str]:
     """Return the names in a directory of ours, without the write that noting the time of reading would be."""
-    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME)
+    try:
+        directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME)
+    except PermissionError:
+        # Another's, as of a container's volume.
+        return os.listdir(place)  # noqa: PTH208 - often
     try:
         return os.listdir(directory)  # noqa: PTH208 - of an open one
     finally:

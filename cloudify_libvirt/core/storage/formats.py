@@ -26,7 +26,10 @@ from cloudify_libvirt.core.volume import AS_RAW, Volume
 BASE_PREFIX = "base-"
 BASE_NAME = re.compile(rf"{BASE_PREFIX}[0-9a-f]{{32}}\.(qcow2|raw)")
 _NOTHING = "<nothing/>"
-_REMEDY = "Say its format, raw or qcow2: as type of the disk, or as format of source_volume."
+_REMEDY = (
+    "Say its format, raw or qcow2: as type of the disk, or as format of source_volume. Have what is of another format "
+    "converted by qemu-img first."
+)
 
 
 def of(volume: Volume, told: str = "") -> str:

@@ -108,12 +108,15 @@ def take_back(domain: Any, going: list[Dimm], timeout_s: float) -> list[Dimm]:
     return left()
 
 
-def settle(declared: Any, root: Any) -> bool:
+def settle(declared: Any, root: Any, *, with_dimms: bool) -> bool:
     """Give a stored definition the declared memory to start with, and no DIMM of an earlier run; tell of a change.
 
-    Slots that are declared no more go with the next change of memory, as their cell would fix the amount.
+    Slots that are declared no more go with the next change of memory, as their cell would fix the amount. Those of a
+    user's own template are his.
     """
     top, there = declared.find("maxMemory"), root.find("maxMemory")
+    if top is not None and not with_dimms:
+        return False
     if top is None and (there is None or declared.find("cpu/numa") is not None or not _differs(declared, root)):
         return False
     before = etree.tostring(root)

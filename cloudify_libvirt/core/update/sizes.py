@@ -317,7 +317,8 @@ def check(domain: Any, wish: Size) -> None:
         return
     room = dimms.Room.read(domain.xml()) if wish.dimms else None
     if room is not None and wish.memory_kib > room.total and not room.why_not(wish.memory_kib):
-        preflight.check_memory(domain.session, wish.memory_kib - room.total, domain.target)
+        lacks = wish.memory_kib - room.total
+        preflight.check_memory(domain.session, lacks, domain.target, "give more memory to")
     if wish.memory_kib >= actual_kib(domain):
         return
     used = used_kib(domain)
