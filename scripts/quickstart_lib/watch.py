@@ -15,7 +15,7 @@ NOTES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"started domain '(?P<name>.*?)'"), "started"),
     (re.compile(r"domain '(?P<name>.*?)' on \S+ still runs: (?P<detail>.*?), which"), "shutting down"),
     (re.compile(r"(?P<name>\S+) has address (?P<detail>\S+) after"), "address"),
-    (re.compile(r"image \S+: (?P<detail>.*)"), "download"),
+    (re.compile(r"image \S+: (?P<detail>.*)"), "image"),
 )
 # Task -> the step that begins with it.
 STEPS = {

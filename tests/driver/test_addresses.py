@@ -83,7 +83,8 @@ def dark(session: Session) -> Iterator[Network]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent and ARP are asked at every look."""
-    monkeypatch.setattr(readiness, "AGENT_PERIOD_S", 0.0)
+    for pause in ("OFTEN_S", "OFTEN_OF_EACH_S", "RARELY_S"):
+        monkeypatch.setattr(readiness, pause, 0.0)
 
 
 def enlighten(network: Network) -> None:

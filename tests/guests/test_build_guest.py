@@ -158,6 +158,40 @@ def test_two_at_once_build_one(tmp_path: Path) -> None:
     assert sum("building" in errors for _, errors in answers) == 1
 
 
+# Names two guests by what is in a copy of the scripts: one made of tiny's files, one of container's.
+NAMES = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from guests import cache, cli
+def build(scratch):
+    (scratch / "made").touch()
+    return scratch / "made"
+for one in ("tiny", "container"):
+    packages = lambda: sys.argv[3:]
+    guest = cache.Guest(one, "", cli.GUESTS[one].sources, packages, lambda: None, build)
+    print(cache.obtain(guest, Path(sys.argv[2]), force=False).name)
+"""
+
+
+def test_what_goes_in_makes_the_name(tmp_path: Path) -> None:
+    scripts, file = tmp_path / "scripts", tmp_path / "scripts/guests/files/tiny/start"
+    shutil.copytree(SCRIPT.parent / "guests", scripts / "guests", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def names(cache: str, *packages: str) -> list[str]:
+        words = ["/usr/bin/python3", "-c", NAMES, str(scripts), str(tmp_path / cache), *packages]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+    first = names("a", "busybox_1 2f", "linux_6 3e")
+    file.touch()
+    assert names("a", "busybox_1 2f", "linux_6 3e") == names("b", "busybox_1 2f", "linux_6 3e") == first
+    assert not set(names("c", "busybox_1 2f", "linux_7 4d")) & set(first), "another package"
+    file.write_text(file.read_text() + "# more\n")
+    tiny, container = names("a", "busybox_1 2f", "linux_6 3e")
+    assert tiny != first[0] and container == first[1], "a file that only tiny has"
+    assert names("b", "busybox_1 2f", "linux_6 3e") == [tiny, container]
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     """A machine without zstd and mmdebstrap, made by a PATH that lacks them."""
     tools = tmp_path / "bin"

@@ -405,10 +405,13 @@ def cgroups_of(script: Script) -> list[Path]:
 
 
 def machine() -> list[set[str]]:
-    """What a lab could leave behind, other than processes."""
+    """What a lab could leave behind or change, other than processes."""
+    # First: a firewall that is looked at may make its lock file in /run.
+    rules = output("iptables", "-S") | output("iptables", "-t", "nat", "-S")
+    ways = output("ip", "route") | {"forwarding " + Path("/proc/sys/net/ipv4/ip_forward").read_text()}
     links = {line.split()[0] for line in output("ip", "-br", "link")}
     mounts = set(Path("/proc/self/mountinfo").read_text().splitlines())
-    return [mounts, links, output("ip", "netns", "list"), set(os.listdir("/run"))]  # noqa: PTH208
+    return [mounts, links, output("ip", "netns", "list"), rules, ways, set(os.listdir("/run"))]  # noqa: PTH208
 
 
 def assert_as_before(before: list[set[str]]) -> None:

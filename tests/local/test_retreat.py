@@ -57,6 +57,8 @@ def test_an_installed_one_stays(things: Things, command: str) -> None:
     assert "Did you mean 'count'?" in refused(things, command, good, "-b", "dep", "-i", "cuont=2")
     bad = things.blueprint({"net": {"type": "thing", "properties": {"colour": "blue"}}})
     assert "Did you mean 'color'?" in refused(things, command, bad, "-b", "dep")
+    foreign = things.blueprint({"net": {"type": "thing", "properties": {"color": "grün"}}})
+    assert "as an input, with get_input in its place: -i FILE.yaml." in refused(things, command, foreign, "-b", "dep")
     assert written(things) == before
     things.home.cfy("uninstall", "-b", "dep")
     assert things.things == {}

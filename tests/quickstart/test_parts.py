@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from quickstart_lib import home  # noqa: E402
+from quickstart_lib import guest, home  # noqa: E402
 from quickstart_lib.cli import remove_machines  # noqa: E402
 from quickstart_lib.problem import Problem  # noqa: E402
 from quickstart_lib.state import Place, State  # noqa: E402
@@ -22,6 +24,7 @@ from quickstart_lib.view import Screen  # noqa: E402
 from quickstart_lib.watch import Board  # noqa: E402
 
 from cloudify_libvirt import busy  # noqa: E402
+from cloudify_libvirt.core.wait import Signal  # noqa: E402
 
 STAMP = "2026-01-01 00:00:00.000"
 CALM = [
@@ -31,7 +34,7 @@ CALM = [
     f"{STAMP}  LOG <q> [network_a.create] INFO: started network 'cluster' on qemu:///system with bridge br1",
     f"{STAMP}  CFY <q> [network_a] Node instance started",
     f"{STAMP}  CFY <q> [machine_b.configure] Task started 'cloudify_libvirt.domain_tasks.configure'",
-    f"{STAMP}  LOG <q> [machine_b.configure] INFO: image x.qcow2: 12 MiB of 300 MiB, 3 MiB/s",
+    f"{STAMP}  LOG <q> [machine_b.configure] INFO: image x.qcow2: download 12 MiB of 300 MiB, 3 MiB/s",
     f"{STAMP}  LOG <q> [machine_b.configure] INFO: defined domain 'node-1' on qemu:///system (kvm: it works)",
     f"{STAMP}  LOG <q> [machine_b.start] INFO: started domain 'node-1' on qemu:///system, console log /c",
     f"{STAMP}  CFY <q> [machine_b->network_a|establish] Task started 'cloudify_libvirt.network_tasks.link'",
@@ -47,7 +50,7 @@ def test_steps_of_each_object() -> None:
         ("network", "network", ""),
         ("network", "ready", ""),
         ("machine_b", "disk", ""),
-        ("machine_b", "download", "12 MiB of 300 MiB, 3 MiB/s"),
+        ("machine_b", "image", "download 12 MiB of 300 MiB, 3 MiB/s"),
         ("node-1", "defined", "kvm: it works"),
         ("node-1", "started", ""),
         ("node-1", "address", "10.0.0.2"),
@@ -75,6 +78,27 @@ def test_warnings_are_kept_once() -> None:
     for _ in range(2):
         assert board.read(f"{STAMP}  LOG <q> [pool_a.delete] WARNING: it stays: somebody uses it") is None
     assert board.warnings == ["it stays: somebody uses it"] and board.reasons == []
+
+
+def test_bytes_and_rate_while_packages_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDIFY_LIBVIRT_CACHE", str(tmp_path))
+    packages = tmp_path / "guests/.build-tiny-1/root.debs"
+    packages.mkdir(parents=True)
+    said: list[str] = []
+    build = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    meter = threading.Thread(target=guest._measure, args=(build, Signal(), said.append), daemon=True)
+    meter.start()
+    deadline = time.monotonic() + 120
+    with (packages / "a.deb").open("ab", buffering=0) as file:
+        while len(said) < 2 and time.monotonic() < deadline:
+            file.write(bytes(1 << 20))
+            time.sleep(0.1)
+    build.communicate()
+    meter.join(60)
+    assert len(said) >= 2 and not meter.is_alive()
+    shown = [re.fullmatch(r"building the guest: ([\d.]+) MiB of packages, [\d.]+ [KM]iB/s", line) for line in said]
+    sizes = [float(line[1]) for line in shown if line]
+    assert len(sizes) == len(said) and sizes == sorted(sizes)
 
 
 def listing(directory: Path) -> dict[str, bytes]:

@@ -208,6 +208,15 @@ def ssh(
         time.sleep(0.3)
 
 
+def ping_agent(name: str, wait_s: float = 300) -> None:
+    """Wait until a guest's agent gives a sign of life."""
+    deadline = time.monotonic() + wait_s
+    call = ["virsh", "-q", "-c", QEMU, "qemu-agent-command", name, '{"execute": "guest-ping"}']
+    while (done := subprocess.run(call, capture_output=True, text=True, check=False, timeout=600)).returncode:
+        assert time.monotonic() < deadline, f"the agent of {name}: {done.stderr}"
+        time.sleep(0.3)
+
+
 def virsh(*arguments: str, uri: str = QEMU) -> str:
     done = subprocess.run(["virsh", "-q", "-c", uri, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"virsh {arguments}: {done.stderr}"

@@ -71,6 +71,7 @@ def test_daemon_that_comes_back(attempt: Attempt, clean_host: Host, tmp_path: Pa
 def test_no_permission_on_the_socket(attempt: Attempt, clean_host: Host, tmp_path: Path) -> None:
     """As a user who may read everything (the checkout may be closed to others) but write to no socket of root."""
     assert stat.S_IMODE(Path("/run/libvirt/libvirt-sock").stat().st_mode) & 0o007 == 0
+    before = clean_host.everything()
     path = attempt.blueprint({"thing": vm()}, {})
     home = tmp_path / "nobody"
     home.mkdir()
@@ -88,6 +89,7 @@ def test_no_permission_on_the_socket(attempt: Attempt, clean_host: Host, tmp_pat
     failures = result.lines("Task failed '")
     assert len(failures) == 1, result.output
     says(failures[0], "thing_", "cannot connect to hypervisor qemu:///system", "Permission denied", "group 'libvirt'")
+    assert clean_host.everything() == before
 
 
 # --- values --------------------------------------------------------------------------------------------------
@@ -96,17 +98,19 @@ def test_no_permission_on_the_socket(attempt: Attempt, clean_host: Host, tmp_pat
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (node("domain", params={"memry": "64 MiB"}), ["params.memry", "thing"]),
-        (node("domain", libvirt_auht="qemu:///system"), ["libvirt_auht", "thing"]),
-        (node("network", params={"cider": "auto"}), ["params.cider", "thing"]),
+        (node("domain", params={"memry": "64 MiB"}), ["params.memry", "Did you mean 'params.memory'?"]),
+        (node("domain", libvirt_auht="qemu:///system"), ["libvirt_auht", "Did you mean 'libvirt_auth'?"]),
+        (node("network", params={"cider": "auto"}), ["params.cider", "Did you mean 'params.cidr'?"]),
     ],
 )
 def test_unknown_property(attempt: Attempt, clean_host: Host, bad: Node, words: list[str]) -> None:
     """The engine's parser refuses it, before anything runs."""
+    before = clean_host.everything()
     result = attempt.install({"thing": bad})
     assert result.code != 0
-    says(result.output, *words, "not part of")
-    assert not result.lines("Task started")
+    says(result.output, "thing", *words, "not part of")
+    assert not result.lines("Task started") and "Traceback" not in result.output
+    assert clean_host.everything() == before
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.conftest import BLUEPRINTS, IMAGES, Cfy, Host, public_key, ssh, virsh
+from tests.real.test_classic import record
 
 
 def common(image: Path, key: Path, **more: object) -> dict[str, object]:
@@ -14,11 +15,15 @@ def common(image: Path, key: Path, **more: object) -> dict[str, object]:
 
 
 def test_hello(cfy: Cfy, clean_host: Host, tiny: Path, key: Path) -> None:
-    cfy.install(BLUEPRINTS / "hello.yaml", "hello", **common(tiny, key))
+    said = cfy.install(BLUEPRINTS / "hello.yaml", "hello", **common(tiny, key))
     outputs = cfy.outputs("hello")
     assert outputs["ssh"] == f"ssh root@{outputs['address']}"
     assert ssh(key, str(outputs["address"]), "hostname") == "hello"
     assert clean_host.domains() == {"hello"}
+    told = next(one for one in map(record, cfy.instances("hello")) if "accelerator" in one)
+    chosen, why = told["domain_type"], told["accelerator"]
+    assert said.lines("defined domain 'hello'", f"({chosen}: {why})"), said.output
+    assert why and f"<domain type='{chosen}'" in virsh("dumpxml", "hello")
     cfy.uninstall("hello")
 
 

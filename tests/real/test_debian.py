@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.conftest import BLUEPRINTS, Cfy, Host, guest, public_key, ssh
+from tests.real.conftest import BLUEPRINTS, Cfy, Host, guest, ping_agent, public_key, ssh
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +24,5 @@ def test_a_debian_cloud_image(cfy: Cfy, clean_host: Host, debian: Path, key: Pat
     assert said.split()[:2] == ["hello", "debian"]
     assert "status: done" in said
     assert ssh(key, address, "sudo -n id -u; systemctl is-active ssh", user="debian").split() == ["0", "active"]
+    ping_agent("hello")
     cfy.uninstall("debian")

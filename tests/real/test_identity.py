@@ -13,6 +13,7 @@ import pytest
 
 from tests.real.conftest import IMAGES, ROOT, Cfy, Host, Result, public_key, ssh, virsh
 from tests.real.nodes import Node, blueprint, configured, empty_domain, node
+from tests.real.test_teardown import Watched, seconds
 
 SUBNETS = {"network": "10.98.5.0/24", "network_two": "10.98.6.0/24"}
 
@@ -114,6 +115,35 @@ def test_addresses_of_all_cards(cfy: Cfy, clean_host: Host, tiny: Path, key: Pat
     inside = ssh(key, "10.98.5.55", "ip -4 -o addr")
     assert all(f" {address}/24" in inside for address in wanted)
     cfy.uninstall("multi")
+
+
+def test_an_address_that_only_the_hosts_arp_table_has(cfy: Cfy, clean_host: Host, tiny: Path, key: Path) -> None:
+    """A static address, no lease and no agent; on the older machine type, which has the seed as another CD-ROM."""
+    network = node("network", name="quiet", dev="quietbr", cidr="10.98.7.0/24", dhcp=False)
+    vm = node(
+        "domain", "network", "pool", name="quiet", pool="quiet", memory="128 MiB", image=str(tiny), ssh_user="root",
+        machine="pc", networks=[{"bridge": "quietbr"}],
+        cloud_init={
+            "ssh_authorized_keys": [public_key(key)],
+            "network_config": {"version": 2, "ethernets": {"eth0": {"addresses": ["10.98.7.88/24"]}}},
+            "user_data": {
+                "write_files": [{"path": "/usr/lib/guest/agent", "content": "#!/bin/sh\nexec sleep 9999\n",
+                                 "permissions": "0755"}],
+                "runcmd": ["until ping -c 1 -W 5 10.98.7.1; do sleep 1; done"],
+            },
+        },
+    )  # fmt: skip
+    cfy.install(blueprint(cfy.directory, "quiet", network=network, pool=node("pool", name="quiet"), vm=vm), "quiet")
+    xml = virsh("dumpxml", "quiet")
+    assert "machine='pc-i440fx" in xml and "<target dev='sda' bus='scsi'/>" in xml
+    assert "org.qemu.guest_agent.0' state='disconnected'" in xml and not virsh("net-dhcp-leases", "quiet").strip()
+    told = properties(cfy, "quiet", "vm")
+    assert told["ip"] == told["public_ip_address"] == "10.98.7.88"
+    assert told["ipv4_addresses"] == ["10.98.7.88"] and told["ipv6_addresses"] == []
+    assert ssh(key, "10.98.7.88", "hostname; cat /sys/class/net/eth0/address").split() == [
+        "quiet", told["networks"][0]["mac"],
+    ]  # fmt: skip
+    cfy.uninstall("quiet")
 
 
 def external(kind: str, name: str, how: str, *after: str, **params: Any) -> Node:
@@ -289,9 +319,15 @@ def test_guest_panics_during_the_wait(cfy: Cfy, clean_host: Host, tiny: Path) ->
     """The error has the cause, and what the guest said last."""
     crash = {"user_data": {"runcmd": ["sleep 1; echo something is wrong >/dev/console; echo c > /proc/sysrq-trigger"]}}
     path = waiting(cfy, image=str(tiny), memory="128 MiB", cloud_init=crash, address_timeout_s=300)
+    watched = Watched("waiting", exists=False)
     result = cfy.install(path, "silent", check=False)
+    events = watched.lines()
     text = result.output
     assert result.code == 1 and "it crashed (the guest's kernel panicked" in text, text
+    crashed = [line for line in events if "Crashed Panicked" in line]
+    failed = result.lines("Task failed", "domain_tasks.get_state", "->")
+    assert len(crashed) == len(failed) == 1, events
+    assert seconds(failed[0]) - seconds(crashed[0]) < 15, "the wait ends with the guest"
     assert "something is wrong" in text and "Kernel panic - not syncing: sysrq triggered crash" in text
     assert not result.lines("none is known")
     cfy.uninstall("silent")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,34 @@ from tests.real.conftest import BLUEPRINTS, IMAGES, PYTHON, ROOT, Cfy, Host, pub
 
 SUCCEEDED = "Task succeeded"
 # How many operations one install of each blueprint, and one uninstall, runs; the first test holds it.
-HELLO, CLUSTER, HELLO_BACK = 13, 19, 7
+OPERATIONS = {"hello": 13, "uefi": 13, "cluster": 19, "classic": 24}
+HELLO, CLUSTER, HELLO_BACK = OPERATIONS["hello"], OPERATIONS["cluster"], 7
+# After these of them a machine runs (with its NVRAM), two of three volumes are there, the ISO image is in its volume.
+STARTED, TWO_VOLUMES, SEEDED = 11, 12, 18
 MACHINES = 2
+# Blueprints with NVRAM, and with nodes for volumes and an ISO image.
+SOURCES = {"uefi.yaml": BLUEPRINTS / "hello.yaml", "classic.yaml": ROOT / "tests/data/blueprints/classic.yaml"}
+MORE = {"uefi.yaml": {"firmware": "uefi"}, "classic.yaml": {"name": "classic"}}
+SEED = IMAGES / "classic/classic-seed"
+NVRAM = Path("/var/lib/libvirt/qemu/nvram")
+
+
+def params(node: dict[str, Any]) -> dict[str, Any]:
+    """What a node template asks for; older blueprints have it in the inputs of create."""
+    create = node.get("interfaces", {}).get("cloudify.interfaces.lifecycle", {}).get("create", {})
+    found: dict[str, Any] = (create.get("inputs") or node["properties"])["params"]
+    return found
 
 
 def without_boot(name: str, directory: Path) -> Path:
     """A copy of a blueprint whose guests are started, but not waited for, neither up nor down."""
-    document = yaml.safe_load((BLUEPRINTS / name).read_text())
+    document = yaml.safe_load(SOURCES.get(name, BLUEPRINTS / name).read_text())
     for node in document["node_templates"].values():
+        given = params(node)
         if node["type"] == "cloudify.libvirt.domain":
-            node["properties"]["params"].update(wait_for_ip=False, shutdown_timeout_s=0)
+            given.update(wait_for_ip=False, shutdown_timeout_s=0, **MORE.get(name, {}))
+        if node["type"] == "cloudify.libvirt.network":
+            given.setdefault("name", "classic")
     path = directory / "blueprint" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(document))
@@ -41,6 +61,10 @@ def kill_after(cfy: Cfy, count: int, *arguments: object) -> str:
     assert done.returncode == -9, done.stdout[-4000:]
     assert done.stdout.count(SUCCEEDED) == count
     return done.stdout
+
+
+def nvram(host: Host) -> bool:
+    return any(NVRAM in Path(file).parents for file in host.files())
 
 
 def element(pattern: str, xml: str) -> tuple[str, ...]:
@@ -66,6 +90,7 @@ def made(host: Host) -> dict[str, object]:
             for pool in host.connection.listAllStoragePools()
         },
         "files": host.files(),
+        "seed": hashlib.sha256(SEED.read_bytes()).hexdigest() if SEED.exists() else None,
     }  # fmt: skip
 
 
@@ -80,14 +105,20 @@ def reference(name: str, cfy: Cfy, host: Host, tiny: Path, key: Path) -> dict[st
     """What an undisturbed install makes; once for all tests."""
     if name not in _references:
         result = cfy.install(without_boot(f"{name}.yaml", cfy.directory), name, **settings(name, tiny, key))
-        assert len(result.lines(SUCCEEDED)) == {"hello": HELLO, "cluster": CLUSTER}[name]
+        assert len(result.lines(SUCCEEDED)) == OPERATIONS[name]
         _references[name] = made(host)
+        assert nvram(host) == (name == "uefi")
+        assert SEED.exists() == (name == "classic")
         result = cfy.uninstall(name)
         assert name != "hello" or len(result.lines(SUCCEEDED)) == HELLO_BACK
     return _references[name]
 
 
 def settings(name: str, tiny: Path, key: Path) -> dict[str, Any]:
+    if name == "classic":
+        checksum = "sha256:" + hashlib.sha256(tiny.read_bytes()).hexdigest()
+        return {"image_url": f"file://{tiny}", "image_checksum": checksum, "key": public_key(key),
+                "base_path": str(SEED.parent)}  # fmt: skip
     more = {"machines": MACHINES, "disk": "256 MiB"} if name == "cluster" else {}
     return inputs(tiny, key, **more)
 
@@ -97,13 +128,18 @@ def kill_install(name: str, count: int, cfy: Cfy, tiny: Path, key: Path) -> None
     kill_after(cfy, count, "install", without_boot(f"{name}.yaml", cfy.directory), "-b", name, "-i", given)
 
 
-def kills(*cases: tuple[str, range]) -> pytest.MarkDecorator:
+def kills(*cases: tuple[str, Iterable[int]]) -> pytest.MarkDecorator:
     """Each blueprint with the numbers of the operations after which its install is killed."""
     every = [pytest.param(name, count, id=f"{name}-{count}") for name, counts in cases for count in counts]
     return pytest.mark.parametrize(("name", "count"), every)
 
 
-@kills(("hello", range(1, HELLO + 1)), ("cluster", range(1, CLUSTER + 1)))
+@kills(
+    ("hello", range(1, HELLO + 1)),
+    ("cluster", range(1, CLUSTER + 1)),
+    ("uefi", [STARTED]),
+    ("classic", [TWO_VOLUMES, SEEDED]),
+)
 def test_install_killed_goes_on(name: str, count: int, cfy: Cfy, clean_host: Host, tiny: Path, key: Path) -> None:
     wanted = reference(name, cfy, clean_host, tiny, key)
     kill_install(name, count, cfy, tiny, key)
@@ -118,11 +154,17 @@ def states(cfy: Cfy, deployment: str) -> list[tuple[str, str]]:
 
 
 # Of the cluster, those in which one machine is further than the other.
-@kills(("hello", range(1, HELLO + 1)), ("cluster", range(9, CLUSTER + 1, 2)))
+@kills(
+    ("hello", range(1, HELLO + 1)),
+    ("cluster", range(9, CLUSTER + 1, 2)),
+    ("uefi", [STARTED]),
+    ("classic", [TWO_VOLUMES + 1, SEEDED]),
+)
 def test_install_killed_is_uninstalled(
     name: str, count: int, cfy: Cfy, clean_host: Host, tiny: Path, key: Path
 ) -> None:
     kill_install(name, count, cfy, tiny, key)
+    assert nvram(clean_host) == (name == "uefi")
     cfy.uninstall(name)
     assert not clean_host.domains() and not (IMAGES / name).exists()
 

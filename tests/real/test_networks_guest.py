@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from pathlib import Path
 
 from tests.real.conftest import Cfy, Host, public_key, ssh
 from tests.real.nodes import blueprint, node
+from tests.real.test_identity import properties
 
 
 def test_both_families(cfy: Cfy, clean_host: Host, tiny: Path, key: Path, tmp_path: Path) -> None:
@@ -30,4 +32,11 @@ def test_both_families(cfy: Cfy, clean_host: Host, tiny: Path, key: Path, tmp_pa
     assert said.splitlines()[0] == "1400"
     assert str(six.network_address).removesuffix("::") in said and " 0% packet loss" in said
     assert runtime["machine"]["ip"] in said.split("dual.lab.example")[-1]
+    deadline = time.monotonic() + 120
+    while not (told := properties(cfy, "dual", "machine"))["ipv6_addresses"] and time.monotonic() < deadline:
+        cfy("executions", "start", "pull", "-b", "dual")
+    assert [ipaddress.ip_address(one) in six for one in told["ipv6_addresses"]] == [True]
+    assert told["ip"] == told["public_ip_address"] == runtime["machine"]["ip"], "IPv4 goes first"
+    seen = [(entry["addr"], entry["type"]) for entry in told["networks"][0]["addresses"]]
+    assert seen == [(told["ip"], 0), (told["ipv6_addresses"][0], 1)] and told["ipv6_addresses"][0] in said
     cfy.uninstall("dual")
