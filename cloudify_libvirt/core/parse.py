@@ -143,6 +143,12 @@ def number(text: str) -> int:
         raise bad(f"{text[:40]!r} is not a whole number") from error
 
 
+def macs(xml: str) -> Iterator[str]:
+    """Yield the MAC of every network card of a domain."""
+    for element in document(xml).iterfind("devices/interface"):
+        yield normalise_mac(_attribute(element, "mac", "address"))
+
+
 def domain(xml: str) -> DomainFacts:
     """Read a domain's live or stored definition."""
     return domain_of(document(xml))

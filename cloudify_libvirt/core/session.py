@@ -27,6 +27,8 @@ from cloudify_libvirt.core.uri import HOST_KEY_REFUSED, KNOWN_HOSTS_REMEDY, chec
 from cloudify_libvirt.core.wait import in_thread
 
 OPEN_TIMEOUT_S = 20.0
+# How long the event of what has just changed may be on its way.
+_EVENT_S = 0.005
 # A call to a host that is gone ends after interval x (count + 1) seconds.
 KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 5, 3
 
@@ -115,15 +117,25 @@ class Session:
         Changes of a stopped domain's devices come without an event: not for what must never be wrong.
         """
         with self._asking:
-            for uuid in list(self._watch.touched):
-                self._watch.touched.discard(uuid)
-                self._ask_again(uuid)
+            seen = self._watch.signal.count
+            self._hear()
             kept = self._of_domains.get(ask, {}) if self._watch.complete else {}
-            if len(kept) != self._domain_count():
+            if lacking := len(kept) != self._domain_count():
+                # To hear of the one that came or went costs less than to ask all of hundreds.
+                self._watch.signal.wait(seen, _EVENT_S if kept else 0)
+                self._hear()
+                lacking = not kept or len(kept) != self._domain_count()
+            if lacking:
                 handles = {handle.UUIDString(): handle for handle in self.domains()}
                 kept = {uuid: kept[uuid] if uuid in kept else ask(handle) for uuid, handle in handles.items()}
                 self._of_domains[ask] = kept
             return list(kept.values())
+
+    def _hear(self) -> None:
+        """Ask those again that events told of."""
+        for uuid in list(self._watch.touched):
+            self._watch.touched.discard(uuid)
+            self._ask_again(uuid)
 
     def touch(self, uuid: str) -> None:
         """Have a domain asked again by ``of_domains``: it was changed while it may be off."""

@@ -200,4 +200,4 @@ def domain_macs(session: Session, *, fresh: bool = False) -> Iterator[tuple[str,
 def _cards(handle: Any) -> tuple[tuple[str, str, str], ...]:
     xml = quiet(handle.XMLDesc, "")
     who = (handle.name(), handle.UUIDString())
-    return tuple((*who, card.mac) for card in parse.domain(xml).interfaces) if xml else ()
+    return tuple((*who, mac) for mac in parse.macs(xml)) if xml else ()
