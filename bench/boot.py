@@ -58,15 +58,15 @@ class Leases:
                 stamp = path.stat().st_mtime_ns
                 if changed.get(path) != stamp:
                     changed[path] = stamp
-                    self._read(path)
+                    self._read(path, stamp / 1e9)
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, written: float) -> None:
         try:
             entries = json.loads(path.read_text() or "[]")
         except ValueError:
             return
         for entry in entries:
-            self.written.setdefault(entry["ip-address"], time.time())
+            self.written.setdefault(entry["ip-address"], written)
 
 
 class Bench:
