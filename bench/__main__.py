@@ -28,7 +28,7 @@ What is compared:
 - **life of a machine**: four workflows on one machine that holds no system, against virsh doing the same. The second
   line compares it with the time that the existing plugin takes for one such life at least: 36 s, nearly all sleeps.
 - **lease written to operation returned**: from the time of dnsmasq's status file (looked at every 5 ms) to the end of
-  the operation that waited for the address.
+  the operation that waited for the address; below zero where the host's ARP table knew it before the lease was written.
 - **orchestration**: install and uninstall on libvirt's test driver, where nothing boots. *engine*: the same node type
   with operations that do nothing and store nothing. *libvirt*: libvirt-python alone defines, starts, destroys and
   undefines the same XML. The first line of each size has the bound, the others are for information. The engine is
