@@ -12,17 +12,17 @@ Source: cloudify.workflows.tasks_graph, tasks and workflow_context of cloudify-c
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cloudify import constants
 from cloudify.workflows import api, events, tasks, tasks_graph, workflow_context
+
+from cloudify_libvirt.local_known import digest_of
 
 # Of the sources of the modules, as of cloudify-common 7.0.5.
 _KNOWN = "e406b34426820616ade7652bbcadcc696330b5881f240eef42bad0b203f65cc9"
@@ -43,11 +43,7 @@ _engines_event = workflow_context.CloudifyWorkflowContextInternal.send_task_even
 
 def digest() -> str:
     """Return the digest of the engine's modules; "" where they cannot be read."""
-    try:
-        content = b"".join(Path(module.__file__).read_bytes() for module in _MODULES)
-    except OSError:
-        return ""
-    return hashlib.sha256(content).hexdigest()
+    return digest_of(*_MODULES)
 
 
 def improve() -> bool:

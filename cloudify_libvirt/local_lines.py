@@ -8,14 +8,14 @@ Source: cloudify.logs.stdout_event_out and cloudify.event of cloudify-common 7.0
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from cloudify import event as events
 from cloudify import logs
+
+from cloudify_libvirt.local_known import digest_of
 
 # Of the sources of the modules, as of cloudify-common 7.0.5.
 _KNOWN = "3fc39b266822081d36fb9e4b6639badb7cfd1fa351350af1edcfb87f11b4a112"
@@ -27,11 +27,7 @@ _engines = getattr(logs, "stdout_event_out", None)
 
 def digest() -> str:
     """Return the digest of the engine's two modules; "" where they cannot be read."""
-    try:
-        content = b"".join(Path(module.__file__).read_bytes() for module in (logs, events))
-    except OSError:
-        return ""
-    return hashlib.sha256(content).hexdigest()
+    return digest_of(logs, events)
 
 
 def improve() -> bool:

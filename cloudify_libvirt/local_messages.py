@@ -8,11 +8,11 @@ Source: cloudify.logs and cloudify.context of cloudify-common 7.0
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from cloudify import context, logs
+
+from cloudify_libvirt.local_known import digest_of
 
 # Of the sources of the modules, as of cloudify-common 7.0.5.
 _KNOWN = "917a70fbfe5cb0f1998e2ccfe5ba9079c6290f79c3e6feb502b8e11f2b9e5645"
@@ -26,11 +26,7 @@ _engine_event = getattr(logs, "send_task_event", None)
 
 def digest() -> str:
     """Return the digest of the engine's two modules; "" where they cannot be read."""
-    try:
-        content = b"".join(Path(module.__file__).read_bytes() for module in (logs, context))
-    except OSError:
-        return ""
-    return hashlib.sha256(content).hexdigest()
+    return digest_of(logs, context)
 
 
 def improve() -> bool:

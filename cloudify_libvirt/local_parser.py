@@ -9,13 +9,13 @@ Source: dsl_parser.yaml_loader of cloudify-common 7.0
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 from dsl_parser import yaml_loader
+
+from cloudify_libvirt.local_known import digest_of
 
 # Of the source of its module, as of cloudify-common 7.0.5.
 _KNOWN = "689b90148c54b57e6d5278dc19952c131c5f5e159dc0ec94e93a75f33291648e"
@@ -28,10 +28,7 @@ _engine_load = getattr(yaml_loader, "load", None)
 
 def digest() -> str:
     """Return the digest of the engine's loader's source; "" where it cannot be read."""
-    try:
-        return hashlib.sha256(Path(yaml_loader.__file__).read_bytes()).hexdigest()
-    except OSError:
-        return ""
+    return digest_of(yaml_loader)
 
 
 def improve() -> bool:

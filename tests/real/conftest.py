@@ -143,8 +143,10 @@ class Cfy:
     """cfy in a home of its own."""
 
     def __init__(self, home: Path) -> None:
+        # The engine leaves a directory behind for each script that it runs.
+        (home / "scripts").mkdir(exist_ok=True)
         self.environment = {**os.environ, "HOME": str(home), "PYTHONWARNINGS": "ignore",
-                            "XDG_STATE_HOME": str(home / "state")}  # fmt: skip
+                            "XDG_STATE_HOME": str(home / "state"), "CFY_EXEC_TEMP": str(home / "scripts")}  # fmt: skip
         self.directory = home
 
     def __call__(self, *arguments: object, check: bool = True, timeout_s: float = 900) -> Result:
