@@ -41,12 +41,13 @@ class Mirror:
         self._request = request
         self.active = active and request.kind in _KINDS
         self._known: dict[str, Any] | None = None
+        self._recorded: dict[str, Any] = {}
         self._stale = False
 
     def look(self, changing: str) -> None:
         """Note what the journal says before it is changed."""
         if self._known is None and self.active:
-            self._known = self._journal()
+            self._known = self._recorded = self._journal()
             if self._known and not self._entry.path.exists():
                 # Of an earlier release, or lost.
                 self._known, self._stale = {}, True
@@ -59,10 +60,18 @@ class Mirror:
         journal = self._journal()
         if journal != self._known:
             if journal:
-                ledger.write(replace(self._entry, journal=journal))
+                self._write(journal)
             else:
                 self.forget(self._entry)
-        self._known, self._stale = journal, False
+        self._known, self._recorded, self._stale = journal, journal, False
+
+    def _write(self, journal: dict[str, Any]) -> None:
+        """Write the entry; where that fails, the engine, which stores what is recorded also then, gets none of it."""
+        try:
+            ledger.write(replace(self._entry, journal=journal))
+        except CoreError:
+            self._request.record.take_back({key: self._recorded.get(key) for key in journal})
+            raise
 
     @cached_property
     def _entry(self) -> Entry:

@@ -57,7 +57,11 @@ def claim(home: str, deployment: str, what: str) -> None:
         raise DeploymentBusy(f"deployment {deployment} is busy: {_told(path)}. Let it end, then run this again.")
     said = {"what": what, "pid": os.getpid(), "since": time.strftime("%H:%M:%S"), "user": _user(),
             "numbers": _numbers()}  # fmt: skip
-    os.write(file, json.dumps(said).encode())
+    try:
+        os.write(file, json.dumps(said).encode())
+    except OSError as error:
+        Claim(path, file).release()
+        raise OSError(error.errno, error.strerror, str(path)) from error
     _held[key] = Claim(path, file)
 
 

@@ -54,8 +54,7 @@ def changes(kind: Kind) -> Callable[[Callable[[Request], Any]], Any]:
         @functools.wraps(function)
         def change(request: Request) -> None:
             function(request)
-            if request.record.get("update_refused"):
-                request.record.put(update_refused=None)
+            request.record.forget("update_refused")
 
         return as_operation(kind, translate=_refused)(change)
 

@@ -10,7 +10,7 @@ from typing import Any
 from cloudify.state import current_workflow_ctx
 
 # cloudify_rest_client.executions.Execution
-_UNENDED = frozenset({"pending", "started"})
+_SUCCEEDED = "terminated"
 # What was cut off long ago is not what somebody asks for who gives the same command again.
 MOST_S = 3600.0
 
@@ -44,14 +44,14 @@ def _absolute(path: str) -> str:
 
 
 def repeats_since(ctx: Any) -> float | None:
-    """Return when a run was begun that nobody ended and that this one repeats, as seconds since 1970; else None."""
+    """Return when a run was begun that did not succeed and that this one repeats, as seconds since 1970; else None."""
     storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
     runs = repeated_runs(storage, ctx.execution_id)
     return float(runs[-1]["created_at"].timestamp()) if runs else None
 
 
 def repeated_runs(storage: Any, execution_id: str) -> list[dict[str, Any]]:
-    """Return the runs that nobody ended and that this one repeats, the latest first.
+    """Return the runs that were cut off or failed and that this one repeats, the latest first.
 
     That is, of the same workflow with the same parameters, and nothing else in between. What is begun on a deployment
     is kept in local mode (cloudify.workflows.local.DeploymentStorage); a Manager goes on with a run of its own.
@@ -62,7 +62,7 @@ def repeated_runs(storage: Any, execution_id: str) -> list[dict[str, Any]]:
         return []
     now = runs[numbers[0]]
     return list(takewhile(
-        lambda run: run["status"] in _UNENDED and all(run[key] == now[key] for key in ("workflow_id", "parameters")),
+        lambda run: run["status"] != _SUCCEEDED and all(run[key] == now[key] for key in ("workflow_id", "parameters")),
         reversed(runs[: numbers[0]]),
     ))  # fmt: skip
 

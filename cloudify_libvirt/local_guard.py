@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cloudify_libvirt import busy, local_engine, local_inputs, local_remains, local_retreat
+from cloudify_libvirt import busy, local_engine, local_inputs, local_remains, local_retreat, local_room
 
 _ENGINE = "cloudify.workflows.local"
 # Defined last there.
@@ -69,7 +69,7 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
 
     @functools.wraps(engines)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return around(engines, self, *args, **kwargs)
+        return local_room.naming(functools.partial(around, engines), self, *args, **kwargs)
 
     guarded.guards = True  # type: ignore[attr-defined]
     setattr(owner, name, guarded)
@@ -92,7 +92,7 @@ def _executing(engines: Any, storage: Any, execution_id: Any, ctx: Any, *args: A
 
 def _executed(engines: Any, storage: Any, *args: Any, **kwargs: Any) -> Any:
     try:
-        return engines(storage, *args, **kwargs)
+        return local_room.ending(engines, storage, *args, **kwargs)
     finally:
         if home := _home(storage):
             busy.release(home, storage.name)

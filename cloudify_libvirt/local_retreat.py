@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cloudify_libvirt import busy, local_hints
+from cloudify_libvirt import busy, local_hints, local_room
 
 _PARTS = ("blueprints", "deployments")
 _NOTHING_STANDS = frozenset({"uninitialized", "deleted"})
@@ -74,6 +74,7 @@ def beginning(
     root = getattr(storage, "_root_storage_dir", "")
     if not root:
         return engines(blueprint_path, name, inputs, storage, *args, **kwargs)
+    local_room.speak_without_log()
     with _Attempt(Path(root), name, Path(str(blueprint_path))):
         return engines(blueprint_path, name, inputs, storage, *args, **kwargs)
 

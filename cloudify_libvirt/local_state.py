@@ -19,6 +19,7 @@ from typing import Any
 from cloudify.exceptions import NonRecoverableError
 from cloudify.workflows import local
 
+from cloudify_libvirt import local_room
 from cloudify_libvirt.engine import MOST_S, repeated_runs
 
 Json = Mapping[str, Any]
@@ -60,7 +61,7 @@ class LocalState:
         return [dict(one) for one in self._files.get_node_instances(self.name)]
 
     def repeated(self, execution_id: str) -> list[dict[str, Any]]:
-        """Return the runs of the last hour that nobody ended and that this one repeats, the latest first."""
+        """Return the runs of the last hour that did not succeed and that this one repeats, the latest first."""
         runs = repeated_runs(self._storage, execution_id)
         return [run for run in runs if time.time() - run["created_at"].timestamp() <= MOST_S]
 
@@ -114,7 +115,8 @@ class LocalState:
         old = Path(self.blueprint["resources"])
         new = directory / ("resources-2" if old.name == "resources" else "resources")
         shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(blueprint["resources"], new, ignore=_not_itself(directory))
+        with local_room.named(str(new)):
+            shutil.copytree(blueprint["resources"], new, ignore=_not_itself(directory))
         _replace(directory / "blueprint.json", {**blueprint, "id": self._storage.blueprint_name, "resources": str(new)})
         if old.parent == directory:
             shutil.rmtree(old, ignore_errors=True)
@@ -146,6 +148,7 @@ def _replace(path: Path, content: Json) -> None:
     """Replace a file in one step; inputs may hold what only its owner may read."""
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=4, cls=local.JSONEncoderWithDatetime)
-    draft.replace(path)
+    with local_room.named(str(path)):
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=4, cls=local.JSONEncoderWithDatetime)
+        draft.replace(path)

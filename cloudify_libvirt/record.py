@@ -62,13 +62,27 @@ class Record:
                 self.before_change(key)
                 properties[key] = value
 
+    def forget(self, *keys: str) -> None:
+        """Remove runtime properties, those that are there; the engine stores that when the operation ends."""
+        properties = self._instance.runtime_properties
+        for key in properties.keys() & set(keys):
+            self.before_change(key)
+            del properties[key]
+
+    def take_back(self, values: Mapping[str, Any]) -> None:
+        """Have again what was there before, None for nothing; tell nobody."""
+        properties = self._instance.runtime_properties
+        for key, value in values.items():
+            if value is None:
+                properties.pop(key, None)
+            else:
+                properties[key] = value
+
     def clear(self) -> None:
         """Forget what we wrote; ``resource_id`` stays as None and ``backups`` empty, as existing blueprints expect."""
         properties = self._instance.runtime_properties
         had_backups = "backups" in properties
-        for key in OWN_KEYS & set(properties):
-            self.before_change(key)
-            del properties[key]
+        self.forget(*OWN_KEYS)
         if had_backups:
             properties["backups"] = {}
         if "resource_id" in properties:

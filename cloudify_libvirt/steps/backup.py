@@ -26,7 +26,7 @@ from cloudify_libvirt.core.units import human_size
 from cloudify_libvirt.core.volume import Volume
 from cloudify_libvirt.request import Request
 from cloudify_libvirt.steps.domain import SHUTDOWN_TIMEOUT_S
-from cloudify_libvirt.steps.repeated import by_cut_off_run
+from cloudify_libvirt.steps.repeated import by_repeated_run
 
 _STAGED = "staged"
 
@@ -107,11 +107,11 @@ def create(domain: Domain, request: Request) -> dict[str, Any]:
 def _made_already(domain: Domain, store: Store, asked: BackupSpec, request: Request) -> Manifest | None:
     """Return the point of that name when a run made it that was killed and is run again."""
     found = store.manifests()[0].get(asked.point) if asked.point else None
-    if found is None or found.uuid != domain.uuid or not by_cut_off_run(request, found.created):
+    if found is None or found.uuid != domain.uuid or not by_repeated_run(request, found.created):
         return None
     with keeping.held(domain, store):
         clean_up(domain, store, _hooks(request))
-    request.record.note(f"{store.of(found.point)} was made by the run that was cut off")
+    request.record.note(f"{store.of(found.point)} was made by the run that this one repeats")
     return found
 
 

@@ -87,14 +87,17 @@ def _restore(request: Request, noun: Noun, text: str, wanted: SnapshotSpec) -> N
     label = noun.label(name, request.session)
     fulldump.check_definition(text, uuid, label)
     old: Any = look_up(noun, request)
-    was_active = old is not None and old.active
-    before = old.xml() if old is not None else ""
+    if old is not None and old.active and _same(old.xml(), text) and _same(old.definition(), text):
+        # A pool whose definition cannot be written anew, as on a full disk, is one that libvirt forgets.
+        request.record.note(f"{label} is as it was")
+        return
     found: Any = noun.define(request.session, text, name, uuid)
-    if not was_active:
+    if old is None:
+        # No definition has that in it.
+        found.autostart(request.spec.autostart)
+    if old is None or not old.active:
         found.start()
         request.record.note(f"restored {label}")
-    elif _same(before, text):
-        request.record.note(f"{label} is as it was")
     else:
         _take_effect(request, found, wanted)
 

@@ -123,6 +123,8 @@ def apply_to_domain(domain: Domain | None, request: Request, wanted: SnapshotSpe
     _refuse_memory_alone(store)
     fulldump.check_disks(domain, request.session, text, store.label)
     done = Domain.define(request.session, text, store.name, store.uuid)
+    if domain is None:
+        done.autostart(request.spec.autostart)
     request.record.note(f"restored the definition of {done.target}; its disks are as they were")
     _take_effect(done, request, wanted)
 

@@ -148,4 +148,4 @@ def remove(request: Request, besides: str) -> None:
         removal.release(request.session, reservations)
     if made:
         removal.remove_parts(request.session, made, besides, request.record.warn)
-    request.record.assign(made=[], reservations=[], filled={}, origin={})
+    request.record.forget("made", "reservations", "filled", "origin")

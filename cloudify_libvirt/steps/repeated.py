@@ -1,4 +1,4 @@
-"""What a run made that was killed, and is now run again: the same call then finds its own work, and no conflict."""
+"""What a run made that was killed or failed, and is run again: the same call then finds its own work, no conflict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cloudify_libvirt.engine import MOST_S, repeats_since
 from cloudify_libvirt.request import Request
 
 
-def by_cut_off_run(request: Request, created: float | str | None) -> bool:
+def by_repeated_run(request: Request, created: float | str | None) -> bool:
     """Tell whether something was made by the run that this one repeats.
 
     ``created``: when it was made, as seconds since 1970 or in ISO 8601; None where nobody knows, which is never ours:
@@ -29,4 +29,4 @@ def written(request: Request, name: str, found: float | None) -> bool:
     ``found``: the time that it has itself, of which nothing may have been written down as the kill came first.
     """
     entry = (request.record.get("snapshots") or {}).get(name) or {}
-    return by_cut_off_run(request, entry.get("created", found))
+    return by_repeated_run(request, entry.get("created", found))

@@ -63,7 +63,10 @@ def redefine(found: Any, request: Request, subject: Subject, wanted: str, last: 
     except CoreError as error:
         if error.retryable:
             raise
-        remedy = f"{error.remedy} It stands as it was.".strip()
+        stands = type(found).find_by_uuid(found.session, found.uuid) is not None
+        # libvirt forgets a pool whose new definition it cannot write.
+        then = "It stands as it was." if stands else "libvirt has lost it over that: run heal."
+        remedy = f"{error.remedy} {then}".strip()
         raise type(error)("change the definition of", found.target, error.reason, remedy) from error.__cause__
     request.record.note(f"{found.target} has the definition of today")
 

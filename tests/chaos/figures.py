@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tests.chaos.phases import FULL
 from tests.chaos.results import FAILED, NOT_REACHED, SURVIVED, Results, Trial
 
 # What is killed, and what is run after it; by phase.
@@ -21,9 +22,11 @@ LINES = {
     "snapshot": ("workflow `backup` (snapshots and definitions)", "the same again"),
     "snapshot applied": ("workflow `restore` (from these)", "the same again"),
 }
-HEAD = """\
-| what is killed | what is run after it | points | tried | survived | within a call | each |
-|---|---|---|---|---|---|---|"""
+# What is done to them, by the end of a trial's phase.
+HARMS = {
+    "": "| what is killed | what is run after it | points | tried | survived | within a call | each |",
+    FULL: "| what has no room | what is run after it | points | tried | survived | within a call | each |",
+}
 
 
 def last(trials: list[Trial]) -> list[Trial]:
@@ -31,7 +34,7 @@ def last(trials: list[Trial]) -> list[Trial]:
     return list({trial.point: trial for trial in trials}.values())
 
 
-def row(phase: str, trials: list[Trial]) -> str:
+def row(words: tuple[str, str], trials: list[Trial]) -> str:
     """Return the line of one phase."""
     found = [trial for trial in last(trials) if trial.outcome != NOT_REACHED]
     survived = sum(trial.outcome == SURVIVED for trial in found)
@@ -39,7 +42,7 @@ def row(phase: str, trials: list[Trial]) -> str:
     # What a later point is not come to for has been tried as far as there is something to try.
     points = max(trial.of for trial in trials)
     each = sum(trial.seconds for trial in trials) / len(trials)
-    killed, after = LINES[phase]
+    killed, after = words
     return f"| {killed} | {after} | {points} | {len(found)} | {survived} | {middle} | {each:.1f} s |"
 
 
@@ -48,7 +51,10 @@ def table(trials: list[Trial]) -> str:
     by_phase: dict[str, list[Trial]] = {}
     for trial in trials:
         by_phase.setdefault(trial.phase, []).append(trial)
-    lines = [HEAD, *(row(phase, by_phase[phase]) for phase in LINES if phase in by_phase), ""]
+    lines = []
+    for harm, head in HARMS.items():
+        rows = [row(words, by_phase[phase + harm]) for phase, words in LINES.items() if phase + harm in by_phase]
+        lines += [head, "|---|---|---|---|---|---|---|", *rows, ""] if rows else []
     for phase, found in by_phase.items():
         failed = [trial for trial in last(found) if trial.outcome == FAILED]
         lines += [f"not survived: {phase} {one.point} {one.label}: {one.why[:300]}" for one in failed]

@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,29 @@ FILES = ("open", "write", "ftruncate", "rename", "replace", "link", "symlink", "
 # Files that nothing is read from: the log of cfy, terminals, and what Python keeps of itself.
 NO_STATE = re.compile(r"/logs/|^/dev/|/__pycache__/|^/proc/")
 
-_write = os.write
+_write, _open = os.write, os.open
+BALLAST = "ballast"
+
+
+def fill(directory: Path) -> None:
+    """Take all the room that there is on a file system."""
+    ballast = _open(directory / BALLAST, os.O_WRONLY | os.O_CREAT)
+    while room := os.fstatvfs(ballast).f_bavail * os.fstatvfs(ballast).f_frsize:
+        # Another process may have been quicker.
+        with suppress(OSError):
+            os.posix_fallocate(ballast, os.fstat(ballast).st_size, room)
+    os.close(ballast)
 
 
 class Fuse:
     """Counts points into a file, one line each; ends the process at one of them.
 
     ``at``: the point, from 1; 0 never ends it. ``during_s``: cut a changing call of libvirt that long after it began,
-    None: after it returned.
+    None: after it returned. ``full``: let the process live, and the disk of this directory be full from then on.
     """
 
-    def __init__(self, trace: int, at: int, during_s: float | None) -> None:
-        self.trace, self.at, self.during_s = trace, at, during_s
+    def __init__(self, trace: int, at: int, during_s: float | None = None, full: Path | None = None) -> None:
+        self.trace, self.at, self.during_s, self.full = trace, at, during_s, full
         self.count = 0
         self.lock = threading.RLock()
 
@@ -55,7 +67,13 @@ class Fuse:
             self.count += 1
             _write(self.trace, f"{time.monotonic():.3f} {label}\n".encode())
             if self.count == self.at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._burn()
+
+    def _burn(self) -> None:
+        if self.full is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            fill(self.full)
 
     def begin(self, name: str) -> None:
         """Let a call of libvirt begin that may be cut in its middle."""

@@ -1,8 +1,8 @@
 """A process that has everything imported, and forks one child for each run of cfy: it begins at once.
 
 Its arguments are blueprints, which it reads once. Reads lines of JSON: {"arguments": [...], "trace": PATH,
-"said": PATH, "at": N, "during_s": S or null}; answers each with the child's wait status. A child does what the script
-cfy does, with its points counted.
+"said": PATH, "at": N, "during_s": S or null, "full": PATH or null}; answers each with the child's wait status. A child
+does what the script cfy does, with its points counted.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def run(main: Any, order: dict[str, Any]) -> None:
         os.dup2(said, number)
     trace = os.open(order["trace"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     sys.argv = ["cfy", *order["arguments"]]
-    Fuse(trace, order["at"], order["during_s"]).arm()
+    Fuse(trace, order["at"], order["during_s"], order["full"] and Path(order["full"])).arm()
     code = 0
     try:
         main._cfy()

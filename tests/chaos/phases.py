@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.shop import DEPLOYMENT, Run, Shop
+from tests.chaos.shop import DEPLOYMENT, Harm, Run, Shop
 from tests.chaos.world import World, differences
 
 Command = tuple[object, ...]
+# Of a phase's name, where its disk is full.
+FULL = ", on a full disk"
+# What says that there is no room, and where.
+ROOM = re.compile(r"(?m)^(?=.*([Nn]o space left|\d (\wi)?B left|Is there room)).*(\w/\w|pool)")
 BACKUP = "cloudify.interfaces.libvirt_backup"
 
 
@@ -156,9 +161,12 @@ class Ground:
             self.leave(phase)
         return self.points[phase.name]
 
-    def leave(self, phase: Phase) -> None:
-        """Undo a phase that is undone by commands."""
+    def leave(self, phase: Phase, by_uninstall: bool = False) -> None:
+        """Undo a phase that is undone by commands; ``by_uninstall``: by one that must leave nothing."""
         commands = phase.back(self.shop)
+        if commands and by_uninstall:
+            self.reach("empty")
+            return
         for command in commands:
             self.shop.well(*command)
         if commands:
@@ -171,24 +179,38 @@ class Ground:
         self.shop.sweep()
         self.at = "empty"
 
-    def attempt(self, phase: Phase, at: int, during_s: float | None = None) -> Run:
-        """Kill a phase at a point, run it again, hold the result against an undisturbed run's; return the killed run.
+    def attempt(self, phase: Phase, harm: Harm, by_uninstall: bool) -> Run:
+        """Harm a phase at a point, run it again, hold the result against an undisturbed run's; return the harmed run.
+
+        ``by_uninstall``: then look at what an uninstall leaves; else only the phase is undone.
 
         Raises:
-            Failed: the second run failed, or its result is another one.
+            Failed: the second run failed, or its result is another one; the harmed one failed without saying why.
         """
         self.reach(phase.needs)
         command = phase.command(self.shop)
-        killed = self.shop.cfy(*command, at=at, during_s=during_s)
-        if killed.killed:
-            done = phase.again(self.shop, command, killed)
+        hurt = self.shop.cfy(*command, harm=harm)
+        if hurt.code and not hurt.harmed:
+            raise Failed(f"not harmed, but failed: {hurt.tail}")
+        if hurt.code:
+            done = phase.again(self.shop, command, hurt)
             if done.code:
                 raise Failed(f"the second run failed ({done.code}): {done.tail}")
-        elif killed.code:
-            raise Failed(f"not killed, but failed: {killed.tail}")
         elif phase.gives == phase.needs:
             self.leave(phase)
         self.arrive(phase.gives)
         if phase.gives != phase.needs:
-            self.leave(phase)
-        return killed
+            self.leave(phase, by_uninstall)
+        if harm.full and hurt.code:
+            explained(hurt)
+        return hurt
+
+
+def explained(run: Run) -> None:
+    """A run that failed on a full disk must say so, in words."""
+    if run.code < 0:
+        raise Failed(f"it did not end ({run.code}): {run.tail}")
+    if "Traceback" in run.said:
+        raise Failed(f"a traceback: {run.tail}")
+    if not ROOM.search(run.said):
+        raise Failed(f"does not say where no space is left: {run.tail}")

@@ -15,25 +15,36 @@ from typing import Any
 import libvirt
 import yaml
 
+from tests.chaos.fuse import BALLAST
 from tests.chaos.world import IMAGES, World, look
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv/bin/python"
 DEPLOYMENT = "cluster"
+LIBVIRT = ("/etc/libvirt", "/var/lib/libvirt")
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAkC test"
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What is done to a run of cfy at one of its points, from 1: it is killed, or its disk is full from then on.
+
+    ``during_s``: kill that long after a changing call of libvirt began; None: when it has returned.
+    """
+
+    at: int = 0
+    during_s: float | None = None
+    full: bool = False
 
 
 @dataclass
 class Run:
-    """How a run of cfy ended: its exit code (-9: killed), what it said, its points."""
+    """How a run of cfy ended: its exit code (-9: killed), what it said, its points; whether it came to harm."""
 
     code: int
     said: str
     points: list[str]
-
-    @property
-    def killed(self) -> bool:
-        return self.code == -9
+    harmed: bool = False
 
     @property
     def tail(self) -> str:
@@ -42,25 +53,28 @@ class Run:
 
 @dataclass
 class Shop:
-    """One user's home, and a nursery that runs cfy in it."""
+    """One user's home, and a nursery that runs cfy in it; ``aside``: what is written there has always room."""
 
     home: Path
     image: Path
     machines: int
+    aside: Path
     nursery: Any = None
     runs: int = 0
     values: dict[str, Any] = field(default_factory=dict)
 
-    def cfy(self, *arguments: object, at: int = 0, during_s: float | None = None) -> Run:
-        """Run cfy, killed at a point or not."""
-        trace, said = self.home / "trace", self.home / "said"
-        order = {"arguments": list(map(str, arguments)), "trace": str(trace), "said": str(said), "at": at,
-                 "during_s": during_s}  # fmt: skip
+    def cfy(self, *arguments: object, harm: Harm | None = None) -> Run:
+        """Run cfy, harmed at a point or not; afterwards there is room again."""
+        trace, said, harm = self.aside / "trace", self.aside / "said", harm or Harm()
+        order = {"arguments": list(map(str, arguments)), "trace": str(trace), "said": str(said), "at": harm.at,
+                 "during_s": harm.during_s, "full": str(self.home) if harm.full else None}  # fmt: skip
         self.nursery.stdin.write(json.dumps(order) + "\n")
         self.nursery.stdin.flush()
         code = os.waitstatus_to_exitcode(int(self.nursery.stdout.readline()))
         self.runs += 1
-        return Run(code, said.read_text(errors="replace"), trace.read_text(errors="replace").splitlines())
+        harmed = (self.home / BALLAST).exists() if harm.full else code == -9
+        (self.home / BALLAST).unlink(missing_ok=True)
+        return Run(code, said.read_text(errors="replace"), trace.read_text(errors="replace").splitlines(), harmed)
 
     def well(self, *arguments: object) -> Run:
         """Run cfy undisturbed; it must succeed."""
@@ -135,21 +149,21 @@ class Shop:
 
 
 @contextmanager
-def open_shop(home: Path, machines: int = 2) -> Iterator[Shop]:
+def open_shop(home: Path, machines: int = 2, aside: Path | None = None) -> Iterator[Shop]:
     """A shop that can run cfy; the process that runs it ends with the block."""
-    home.mkdir(exist_ok=True)
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "PYTHONWARNINGS": "ignore",
-                   "CLOUDIFY_LIBVIRT_CACHE": str(home / "cache")}  # fmt: skip
+                   "CLOUDIFY_LIBVIRT_CACHE": str(home / "cache"), "TMPDIR": str(home / "tmp")}  # fmt: skip
     subprocess.run([ROOT / ".venv/bin/cfy-libvirt", "local-setup"], env=environment, check=True, capture_output=True)
-    shop = Shop(home, blank(home), machines)
+    shop = Shop(home, blank(home), machines, aside or home)
     shop.prepare()
-    errors = (home / "nursery.log").open("w")
+    errors = (shop.aside / "nursery.log").open("w")
     with errors, subprocess.Popen(
         [PYTHON, "-m", "tests.chaos.nursery", *shop.blueprints.values()], cwd=ROOT, env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
     ) as nursery:  # fmt: skip
         assert nursery.stdout is not None and nursery.stdin is not None
-        assert nursery.stdout.readline() == "ready\n", (home / "nursery.log").read_text()
+        assert nursery.stdout.readline() == "ready\n", (shop.aside / "nursery.log").read_text()
         shop.nursery = nursery
         yield shop
         nursery.stdin.close()
@@ -162,3 +176,21 @@ def blank(directory: Path) -> Path:
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image], check=True)
     raw.unlink()
     return image
+
+
+@contextmanager
+def one_small_disk(directory: Path, size: str = "128m") -> Iterator[Path]:
+    """Keep what libvirt and cfy write on one small file system, inside a lab; return cfy's place on it.
+
+    Not on it: the daemons' logs and what is in /run.
+    """
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "chaos", directory], check=True)
+    for number, place in enumerate(LIBVIRT):
+        subprocess.run(["cp", "-a", place, directory / str(number)], check=True)
+        subprocess.run(["mount", "--bind", directory / str(number), place], check=True)
+    try:
+        yield directory / "home"
+    finally:
+        for place in (*LIBVIRT, directory):
+            subprocess.run(["umount", "--lazy", place], check=True)

@@ -1,4 +1,4 @@
-"""cfy killed (kill -9) at its points of blueprints/cluster.yaml: the next run ends as if nothing had happened.
+"""cfy killed, or its disk full, at points of blueprints/cluster.yaml: the next run ends as if nothing had happened.
 
 Some points of each phase; scripts/chaos tries all of them.
 """
@@ -11,8 +11,8 @@ import pytest
 
 from tests.chaos.conftest import shown
 from tests.chaos.phases import Ground
-from tests.chaos.shop import open_shop
-from tests.chaos.trials import some, tour
+from tests.chaos.shop import one_small_disk, open_shop
+from tests.chaos.trials import Figures, some, tour, writes
 
 # Phases that follow each other are killed in turn; and how many points of each the short run tries.
 TOURS = {
@@ -29,6 +29,18 @@ TOURS = {
 }
 
 
+# The same of a disk that is full from a point on.
+FULL = {
+    ("install", "uninstall"): 6,
+    ("update, with a restart",): 2,
+    ("scale",): 2,
+    ("backup",): 2,
+    ("restore",): 2,
+    ("snapshot",): 2,
+    ("snapshot applied",): 1,
+}
+
+
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with open_shop(tmp_path_factory.mktemp("chaos") / "shop") as shop:
@@ -37,12 +49,30 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         ground.sweep()
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    aside = tmp_path_factory.mktemp("chaos")
+    with one_small_disk(aside / "disk") as home, open_shop(home, aside=aside) as shop:
+        ground = Ground(shop)
+        yield ground
+        ground.sweep()
+
+
 @pytest.mark.parametrize(("names", "most"), TOURS.items(), ids=lambda value: str(value))
 def test_some_points(ground: Ground, names: tuple[str, ...], most: int) -> None:
-    found = tour(ground, names, some(most), print)
+    held(tour(ground, names, some(most), print))
     ground.reach("empty")
+
+
+@pytest.mark.parametrize(("names", "most"), FULL.items(), ids=lambda value: str(value))
+def test_full_at_some_points(small: Ground, names: tuple[str, ...], most: int) -> None:
+    held(tour(small, names, some(most, writes), print, full=True))
+    small.reach("empty")
+
+
+def held(found: dict[str, Figures]) -> None:
     shown.update(found)
     for name, figures in found.items():
-        assert figures.tried, f"{name} was never killed"
+        assert figures.tried, f"{name} was never harmed"
         assert not figures.failures, "\n\n".join(figures.failures)
         assert figures.survived == figures.tried

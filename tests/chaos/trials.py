@@ -10,11 +10,16 @@ from dataclasses import dataclass, field
 import libvirt
 
 from tests.chaos.fuse import READS
-from tests.chaos.phases import PHASES, Ground, Phase
+from tests.chaos.phases import FULL, PHASES, Ground, Phase
 from tests.chaos.results import FAILED, NOT_REACHED, SURVIVED, Results, Trial, commit, product
+from tests.chaos.shop import Harm
 
 # How long after its beginning a call is cut in its middle, in turn: some calls are over by then.
 MOMENTS_S = (0.0003, 0.001, 0.003, 0.01)
+# What no full disk hinders.
+FREE = re.compile(
+    r"(unlink|remove|rmdir|rename|replace|chmod|utime|ftruncate|truncate) |start |vir\w+(Close|Deregister)"
+)
 Choice = Callable[[list[str]], list[int]]
 
 
@@ -36,6 +41,13 @@ def changes(points: list[str]) -> list[int]:
     return [number for number, point in enumerate(points, 1) if not READS.match(label(point))]
 
 
+def writes(points: list[str]) -> list[int]:
+    """The points that may need room on a disk: what only removes or renames needs none."""
+    found = [number for number in changes(points) if number > 1 and not FREE.match(label(points[number - 1]))]
+    # cfy's own first file, which it writes before anything else: its message has no name in it.
+    return [number for number in found if not points[number - 2].endswith("/active.profile")]
+
+
 def shard(share: str, choose: Choice) -> Choice:
     """Of what is chosen, one of several shares: 1/2 is the first half."""
     number, of = map(int, share.split("/"))
@@ -47,12 +59,12 @@ def shard(share: str, choose: Choice) -> Choice:
     return shared
 
 
-def some(most: int) -> Choice:
-    """At most so many points: of each kind that changes something the one in the middle, spread over the run."""
+def some(most: int, of: Choice = changes) -> Choice:
+    """At most so many points: of each kind the one in the middle, spread over the run."""
 
     def choose(points: list[str]) -> list[int]:
         kinds: dict[str, list[int]] = {}
-        for number in changes(points):
+        for number in of(points):
             kinds.setdefault(label(points[number - 1]), []).append(number)
         found = sorted(numbers[len(numbers) // 2] for numbers in kinds.values())
         step = max(1.0, len(found) / most)
@@ -85,20 +97,26 @@ class Figures:
 
 
 def tour(
-    ground: Ground, names: tuple[str, ...], choose: Choice, say: Callable[[str], None], results: Results | None = None
+    ground: Ground,
+    names: tuple[str, ...],
+    choose: Choice,
+    say: Callable[[str], None],
+    results: Results | None = None,
+    full: bool = False,
 ) -> dict[str, Figures]:
     """Kill each of the phases, which follow each other, at the chosen points; go on after a failure.
 
-    What ``results`` has of this product already is left out.
+    ``full``: in place of a kill the disk is full from the point on. What ``results`` has of this product is
+    left out.
     """
     results = results or Results()
     phases = [PHASES[name] for name in names]
-    figures = {phase.name: Figures() for phase in phases}
+    figures = {title(phase, full): Figures() for phase in phases}
     waiting: dict[str, Iterator[int]] = {}
     for phase in phases:
         points = ground.learn(phase)
-        figures[phase.name].points = len(points)
-        waiting[phase.name] = iter(results.left(phase.name, choose(points)))
+        figures[title(phase, full)].points = len(points)
+        waiting[phase.name] = iter(results.left(title(phase, full), choose(points)))
     left = set(waiting)
     while left:
         for phase in phases:
@@ -106,28 +124,36 @@ def tour(
             if point is None:
                 left.discard(phase.name)
                 continue
-            trial = _try(ground, phase, point)
-            figures[phase.name].count(trial)
+            trial = _try(ground, phase, point, full)
+            figures[title(phase, full)].count(trial)
             results.add(trial)
             say(f"{trial.phase} {trial.point} {trial.label}: {trial.outcome} {trial.seconds:.1f} s {trial.why}")
     return figures
 
 
-def _try(ground: Ground, phase: Phase, at: int) -> Trial:
+def title(phase: Phase, full: bool) -> str:
+    """Name what is tried, as results do."""
+    return phase.name + FULL if full else phase.name
+
+
+def _try(ground: Ground, phase: Phase, at: int, full: bool) -> Trial:
     points = ground.points[phase.name]
     begin, name = time.monotonic(), label(points[at - 1])
-    cut, why, middle = None, "", False
-    if name.startswith("vir") and not READS.match(name) and at % 2:
+    cut, why, middle, changing = None, "", False, not READS.match(name)
+    if name.startswith("vir") and changing and at % 2 and not full:
         cut = MOMENTS_S[at // 2 % len(MOMENTS_S)]
+    # A disk is filled before what may need room.
+    harmed_at = at - full
     try:
-        killed = ground.attempt(phase, at, cut)
-        if not killed.killed:
+        hurt = ground.attempt(phase, Harm(harmed_at, cut, full), changing)
+        if not hurt.harmed:
             # A run has some points more or less: then as far from the end as it is meant.
-            killed = ground.attempt(phase, max(1, at - len(points) + len(killed.points)), cut)
-        outcome = SURVIVED if killed.killed else NOT_REACHED
-        middle = any(line.startswith("during ") for line in killed.points[-1:])
+            nearer = max(1, harmed_at - len(points) + len(hurt.points))
+            hurt = ground.attempt(phase, Harm(nearer, cut, full), changing)
+        outcome = SURVIVED if hurt.harmed else NOT_REACHED
+        middle = any(line.startswith("during ") for line in hurt.points[-1:])
     except (AssertionError, libvirt.libvirtError) as failure:
         outcome, why = FAILED, str(failure)
         ground.sweep()
     seconds = round(time.monotonic() - begin, 2)
-    return Trial(phase.name, at, len(points), name, outcome, middle, seconds, commit(), product(), why)
+    return Trial(title(phase, full), at, len(points), name, outcome, middle, seconds, commit(), product(), why)

@@ -44,7 +44,7 @@ def test_a_refusal_is_no_failure_where_the_workflow_would_reinstall(net: Node, w
     assert [one["field"] for one in net.run(network_tasks.check_drift)] == ["name"]
     net.params["name"] = "upd"
     net.run(network_tasks.update)
-    assert not net.runtime["update_refused"] and not net.runtime["update_pending"]
+    assert "update_refused" not in net.runtime and not net.runtime["update_pending"]
 
 
 def test_what_nobody_made_is_left(session: Session) -> None:

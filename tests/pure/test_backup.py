@@ -300,9 +300,13 @@ def test_job_and_checkpoint_keep_to_libvirts_schema(since):
     assert [one.get("uuid") for one in root.findall("disks/disk/target/encryption/secret")] == [UUID]
     assert root.find("disks/disk").get("incremental", "") == since
     assert root.find("disks/disk/target").get("file") == "/a&b"
-    variables = {"checkpoint": "c", "description": "<d>", "disks": disks}
+    variables = {"checkpoint": "c", "description": "<d>", "disks": disks, "created": None}
     text = render(TemplateSource(name="checkpoint.xml.j2"), variables, schema="domaincheckpoint", node="x")
     assert [disk.get("checkpoint") for disk in etree.fromstring(text).findall("disks/disk")] == ["bitmap", "no", "no"]
+    again = render(
+        TemplateSource(name="checkpoint.xml.j2"), {**variables, "created": 9}, schema="domaincheckpoint", node="x"
+    )
+    assert etree.fromstring(again).findtext("creationTime") == "9"
 
 
 ALL = {

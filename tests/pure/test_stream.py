@@ -1,4 +1,4 @@
-"""What a stream is given: a send may take less than it was offered."""
+"""What a stream is given: a send may take less than it was offered; and what proves that all of it was written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudify_libvirt.core.storage.stream import _send_all
+from cloudify_libvirt.core.storage.stream import PROOF_BYTES, Writing
 
 
 @dataclass
@@ -29,12 +29,31 @@ class Narrow:
 @given(st.binary(max_size=3000), st.lists(st.integers(1, 700), min_size=1, max_size=8))
 def test_short_sends_lose_nothing_and_repeat_nothing(chunk: bytes, widths: list[int]) -> None:
     stream = Narrow(widths)
-    _send_all(stream, chunk)
+    Writing(stream, 0).data(chunk)
     assert bytes(stream.taken) == chunk
 
 
 @pytest.mark.parametrize(("width", "calls"), [(1, 1000), (999, 2), (1000, 1), (5000, 1)])
 def test_as_many_sends_as_it_takes(width: int, calls: int) -> None:
     stream = Narrow([width])
-    _send_all(stream, bytes(range(250)) * 4)
+    Writing(stream, 0).data(bytes(range(250)) * 4)
     assert stream.calls == calls and bytes(stream.taken) == bytes(range(250)) * 4
+
+
+PIECES = st.lists(st.one_of(st.integers(1, 9000), st.binary(min_size=1, max_size=30)), max_size=8)
+
+
+@given(PIECES, st.integers(0, 5000))
+def test_the_last_bytes_that_are_not_zeros_are_the_proof(pieces: list[int | bytes], start: int) -> None:
+    """A number is so many zeros."""
+    chunks = [bytes(one) if isinstance(one, int) else one * 200 for one in pieces]
+    writing = Writing(Narrow([700]), start)
+    for chunk in chunks:
+        writing.data(chunk)
+    content = b"".join(chunks)
+    offset, block = writing.proof
+    assert content[offset - start :][: len(block)] == block and len(block) <= PROOF_BYTES
+    if said := content.rstrip(b"\0"):
+        assert offset - start + len(block) == len(said), "all that is not zeros comes before its end"
+    elif content:
+        assert offset - start + len(block) == len(content)

@@ -19,6 +19,10 @@ from cloudify_libvirt.core.backup.plan import Order
 from cloudify_libvirt.core.backup.restore import restore
 from cloudify_libvirt.core.backup.store import DirectoryStore
 from cloudify_libvirt.core.errors import CoreError
+from cloudify_libvirt.core.pool import Pool
+from cloudify_libvirt.core.session import connect
+from cloudify_libvirt.core.storage.bases import Wish
+from cloudify_libvirt.core.volume import Volume
 from tests.driver.conftest import Node
 from tests.real.backups import QEMU, Guest
 from tests.real.conftest import IMAGES, Host
@@ -107,6 +111,23 @@ def test_machine(disk: Disk, tiny: Path) -> None:
     finally:
         node.run(domain_tasks.delete)
     assert disk.names() == []
+
+
+@pytest.mark.parametrize("size", [100_000, MIB - 1, 3 * MIB], ids=["small", "a chunk", "many"])
+@pytest.mark.parametrize("zeros", [0, 50_000], ids=["to its end", "with zeros at its end"])
+def test_contents_of_a_volume(disk: Disk, size: int, zeros: int) -> None:
+    """The host has no room for the end of it: libvirt keeps an error at the last pieces to itself."""
+    content = os.urandom(size - zeros) + bytes(zeros)
+    here = Pool.get(connect(QEMU), "outage")
+    volume = Volume.create(here, Wish("content", format="raw").xml(size), "content")
+    disk.fill(but=size // 2)
+    with pytest.raises(CoreError) as failed:
+        volume.upload(content)
+    assert "volume 'content' of pool 'outage'" in error_of(failed) and "No space left on device" in str(failed.value)
+    disk.empty()
+    volume.upload(content)
+    assert (disk.directory / "content").read_bytes() == content
+    volume.delete()
 
 
 def test_backup_store(disk: Disk, running: Guest) -> None:

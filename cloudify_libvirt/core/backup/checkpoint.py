@@ -5,11 +5,13 @@ Source: https://libvirt.org/formatcheckpoint.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cloudify_libvirt.core.backup import bitmaps
 from cloudify_libvirt.core.backup.names import is_checkpoint
+from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
 from cloudify_libvirt.core.errors import Conflict, CoreError, Unsupported, libvirt_call
@@ -70,6 +72,26 @@ def drop(domain: Domain, name: str) -> None:
 def _forget(domain: Domain, name: str) -> None:
     with libvirt_call("forget", f"checkpoint '{name}' of {domain.target}"):
         _look_up(domain, name).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def definition(
+    domain: Domain, name: str, disks: Sequence[Mapping[str, Any]], description: str = "", created: int | None = None
+) -> str:
+    """Return a checkpoint's document; ``disks``: those of a backup job, ``created``: seconds since 1970."""
+    variables = {"checkpoint": name, "description": description, "disks": disks, "created": created}
+    source = TemplateSource(name="checkpoint.xml.j2")
+    return render(source, variables, schema="domaincheckpoint", node=domain.name)
+
+
+def drop_unwritten(domain: Domain, name: str, disks: Sequence[Mapping[str, Any]]) -> None:
+    """Remove the bitmaps of a checkpoint that libvirt began and could not write down, as on a full disk.
+
+    Nothing of libvirt's names them any more, so they are made known again to be deleted.
+    """
+    xml = definition(domain, name, disks, created=int(time.time()))
+    with libvirt_call("delete", f"what is left of checkpoint '{name}' of {domain.target}"):
+        domain.handle.checkpointCreateXML(xml, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+    drop(domain, name)
 
 
 def _drop_bitmaps(domain: Domain, wanted: set[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
+from cloudify_libvirt.core.backup import checkpoint as checkpoints
 from cloudify_libvirt.core.document.render import TemplateSource, render
 from cloudify_libvirt.core.domain import Domain
 from cloudify_libvirt.core.driver import libvirt
@@ -20,7 +21,7 @@ from cloudify_libvirt.core.wait import wait_until
 
 # How long freezing may take: a guest's file systems write everything out first.
 FREEZE_TIMEOUT_S = 30
-_LEFT_BITMAP = re.compile("Bitmap already exists: backup-")
+_LEFT_BITMAP = re.compile(r"Bitmap already exists: (?P<name>[\w.-]*\w)")
 Progress = Callable[[str, int, int], None]
 
 
@@ -48,20 +49,31 @@ def begin(domain: Domain, disks: Sequence[DiskJob], checkpoint: str, description
     """
     rows = [asdict(disk) for disk in disks]
     backup = render(TemplateSource(name="backup.xml.j2"), {"disks": rows}, schema="domainbackup", node=domain.name)
-    start = None
-    if checkpoint:
-        variables = {"checkpoint": checkpoint, "description": description, "disks": rows}
-        source = TemplateSource(name="checkpoint.xml.j2")
-        start = render(source, variables, schema="domaincheckpoint", node=domain.name)
-    try:
+    start = checkpoints.definition(domain, checkpoint, rows, description) if checkpoint else None
+
+    def begun() -> None:
         with libvirt_call("back up", domain.target):
             domain.handle.backupBegin(backup, start, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+
+    try:
+        begun()
     except CoreError as error:
-        # Source: libvirt, qemu_backup.c, qemuBackupDiskPrepareOneBitmaps: only an increment has one.
-        if not _LEFT_BITMAP.search(error.reason):
-            raise
+        left = _LEFT_BITMAP.search(error.reason)
+        if not left or left["name"] != checkpoint:
+            raise _explained(domain, error, left["name"] if left else "") from error.__cause__
+        checkpoints.drop_unwritten(domain, checkpoint, rows)
+        begun()
+
+
+def _explained(domain: Domain, error: CoreError, bitmap: str) -> CoreError:
+    """Return what says more of a job that did not begin."""
+    # Source: libvirt, qemu_backup.c, qemuBackupDiskPrepareOneBitmaps: only an increment has one.
+    if bitmap.startswith("backup-"):
         reason = "libvirtd was ended during an increment; the guest has a bitmap of that until it is shut down"
-        raise ChainBroken("back up", domain.target, reason, "Make a full backup.") from error
+        return ChainBroken("back up", domain.target, reason, "Make a full backup.")
+    if "unable to save metadata" in error.reason:
+        return CoreError("back up", domain.target, error.reason, "Is there room in /var/lib/libvirt of its host?")
+    return error
 
 
 @contextmanager

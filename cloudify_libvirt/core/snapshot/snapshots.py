@@ -281,8 +281,16 @@ def _memory_flag(domain: Domain, plan: Plan) -> int:
 
 
 def _ask(domain: Domain, name: str, xml: str, flags: int) -> None:
-    with libvirt_call("make", label(domain, name)):
-        domain.handle.snapshotCreateXML(xml, flags)
+    try:
+        with libvirt_call("make", label(domain, name)):
+            domain.handle.snapshotCreateXML(xml, flags)
+    except CoreError as error:
+        if "writing VM state" not in error.reason:
+            raise
+        # QEMU says no more of a full disk; the memory goes into the file of the first disk.
+        raise CoreError(
+            "make", label(domain, name), error.reason, "Is there room in the pools of its disks?"
+        ) from error
 
 
 def _described(plan: Plan, frozen: bool) -> str:

@@ -25,8 +25,6 @@ from cloudify_libvirt.core.units import check_growth, whole_kib
 from cloudify_libvirt.core.volume import Volume, check_room
 
 BASE_PREFIX, BASE_NAME = formats.BASE_PREFIX, formats.BASE_NAME
-# Bytes of the image's last non-empty block that tell whether an upload reached its end.
-_PROOF_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -272,7 +270,7 @@ def _base(pool: Pool, image: Image) -> Volume:
 
 def _is_complete(base: Volume, source: Path) -> bool:
     """Tell whether an upload reached the last block of the image that is not empty."""
-    offset, block = stream.last_block(source, _PROOF_BYTES)
+    offset, block = stream.last_block(source, stream.PROOF_BYTES)
     return not block or stream.read(base.pool.session, base.handle, offset, len(block), base.target) == block
 
 

@@ -18,6 +18,8 @@ from cloudify_libvirt.core.session import Session
 
 # libvirt moves at most 32 MiB in one send; 1 MiB is where its throughput levels off.
 CHUNK_BYTES = 1024 * 1024
+# As much of the end of a content proves that all of it was written.
+PROOF_BYTES = 4096
 
 
 def upload(session: Session, volume: Any, source: Path | bytes, target: str) -> None:
@@ -25,22 +27,22 @@ def upload(session: Session, volume: Any, source: Path | bytes, target: str) -> 
     data: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with data:
         size = data.seek(0, os.SEEK_END)
-        with _written(session, volume, size, target) as stream:
-            _send(stream, data, size, target)
+        with _writing(session, volume, size, target) as writing:
+            _send(writing, data, size, target)
 
 
 def write(session: Session, volume: Any, chunks: Iterable[bytes], length: int, target: str) -> None:
     """Write ``length`` bytes that come in chunks over the volume's content."""
-    with _written(session, volume, length, target) as stream:
+    with _writing(session, volume, length, target) as writing:
         for chunk in chunks:
-            _send_all(stream, chunk)
+            writing.data(chunk)
 
 
 def zero(session: Session, volume: Any, length: int, target: str, offset: int = 0) -> None:
     """Write zeros over ``length`` bytes from ``offset``: real ones, no hole."""
-    with _written(session, volume, length, target, offset) as stream:
+    with _writing(session, volume, length, target, offset) as writing:
         for done in range(0, length, CHUNK_BYTES):
-            _send_all(stream, bytes(min(CHUNK_BYTES, length - done)))
+            writing.data(bytes(min(CHUNK_BYTES, length - done)))
 
 
 def wipe(session: Session, volume: Any, target: str) -> None:
@@ -90,20 +92,62 @@ def received(session: Session, volume: Any, target: str) -> Iterator[tuple[int, 
 
 
 @contextmanager
-def _written(session: Session, volume: Any, length: int, target: str, offset: int = 0) -> Iterator[Any]:
+def _writing(session: Session, volume: Any, length: int, target: str, offset: int = 0) -> Iterator[Writing]:
     with libvirt_call("write to", target, "Is there room in the pool?"), ExitStack() as undo:
         stream = session.connection.newStream(0)
         undo.callback(quiet, stream.abort)
         volume.upload(stream, offset, length, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
-        yield stream
+        writing = Writing(stream, offset)
+        yield writing
         stream.finish()
         undo.pop_all()
+    writing.prove(session, volume, target)
 
 
-def _send(stream: Any, data: BinaryIO, size: int, target: str) -> None:
+class Writing:
+    """What goes into a volume, one piece after the other.
+
+    libvirt writes in a thread of its own, which ends at its first error, such as of a full disk, and tells of that at
+    the next piece: of an error at the last ones nobody hears. So the last block must be there when all is written.
+    """
+
+    def __init__(self, stream: Any, offset: int) -> None:
+        self._stream, self._offset = stream, offset
+        self.proof = offset, b""
+
+    def data(self, chunk: bytes) -> None:
+        """Send content."""
+        view = memoryview(chunk)
+        while view:
+            view = view[self._stream.send(bytes(view)) :]
+        # Zeros are also where nothing was written: they prove something only where there is nothing else.
+        said = chunk.rstrip(b"\0")
+        if said or not self.proof[1].rstrip(b"\0"):
+            end = (said or chunk)[-PROOF_BYTES:]
+            self.proof = self._offset + len(said or chunk) - len(end), end
+        self._offset += len(chunk)
+
+    def hole(self, length: int) -> None:
+        """Send a hole."""
+        self._stream.sendHole(length, 0)
+        self._offset += length
+
+    def prove(self, session: Session, volume: Any, target: str) -> None:
+        """Read the last block again.
+
+        Raises:
+            CoreError: it is not there.
+        """
+        offset, block = self.proof
+        if block and read(session, volume, offset, len(block), target) != block:
+            reason = "the end of it is missing, though libvirt told of no error: most likely No space left on device"
+            raise CoreError("write to", target, reason, "Free some space there.")
+
+
+def _send(writing: Writing, data: BinaryIO, size: int, target: str) -> None:
     for offset, length, is_hole in extents(data, size):
         if is_hole:
-            stream.sendHole(length, 0)
+            writing.hole(length)
             continue
         data.seek(offset)
         left = length
@@ -111,15 +155,8 @@ def _send(stream: Any, data: BinaryIO, size: int, target: str) -> None:
             chunk = data.read(min(CHUNK_BYTES, left))
             if not chunk:
                 raise CoreError("upload to", target, "the source became shorter meanwhile", "Try again.")
-            _send_all(stream, chunk)
+            writing.data(chunk)
             left -= len(chunk)
-
-
-def _send_all(stream: Any, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        sent = stream.send(bytes(view))
-        view = view[sent:]
 
 
 def extents(data: BinaryIO, size: int) -> Iterator[tuple[int, int, bool]]:
