@@ -29,6 +29,7 @@ from tests.real.conftest import IMAGES, Host
 from tests.real.test_backup import pool  # noqa: F401 - a fixture
 
 MIB = 1 << 20
+CHECKPOINTS = Path("/var/lib/libvirt/qemu/checkpoint")
 
 
 class Disk:
@@ -165,6 +166,29 @@ def test_staging_and_restore(disk: Disk, running: Guest, tmp_path: Path) -> None
     assert not list(IMAGES.glob("restore-*"))
     disk.empty()
     restore(running.domain, store, made.point, Hooks())
+
+
+def test_checkpoint_that_libvirt_cannot_write_down(disk: Disk, running: Guest, tmp_path: Path) -> None:
+    """QEMU keeps its bitmap, of which nothing of libvirt's tells; it is in no later backup's way."""
+    store = DirectoryStore(tmp_path / "kept", "outage", "filled")
+    order = Order(point="one", quiesce=False, staging_pool="default")
+    (disk.directory / "checkpoints").mkdir()
+    subprocess.run(["mount", "--bind", disk.directory / "checkpoints", CHECKPOINTS], check=True)
+    try:
+        disk.fill()
+        with pytest.raises(CoreError) as failed:
+            create(running.domain, store, order)
+        assert "Is there room in /var/lib/libvirt of its host?" in error_of(failed)
+        disk.empty()
+        assert store.points() == [] and running.domain.handle.listAllCheckpoints() == []
+        made = create(running.domain, store, order)
+        assert store.points() == [made.point] and made.checkpoint
+        again = create(running.domain, store, Order(point="two", quiesce=False, staging_pool="default"))
+        assert again.kind == "incremental", again.reason
+        said = subprocess.run(["qemu-img", "info", "-U", running.root], capture_output=True, text=True, check=True)
+        assert said.stdout.count("name: cfy-") <= 2, "no bitmap but those of the two checkpoints"
+    finally:
+        subprocess.run(["umount", "-l", CHECKPOINTS], check=True)
 
 
 class FullStore(DirectoryStore):

@@ -72,6 +72,8 @@ def _explained(domain: Domain, error: CoreError, bitmap: str) -> CoreError:
         reason = "libvirtd was ended during an increment; the guest has a bitmap of that until it is shut down"
         return ChainBroken("back up", domain.target, reason, "Make a full backup.")
     if "unable to save metadata" in error.reason:
+        # The job runs all the same: libvirt writes its checkpoint down last.
+        abort(domain)
         return CoreError("back up", domain.target, error.reason, "Is there room in /var/lib/libvirt of its host?")
     return error
 
