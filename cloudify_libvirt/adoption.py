@@ -66,11 +66,12 @@ class Mirror:
         self._known, self._recorded, self._stale = journal, journal, False
 
     def _write(self, journal: dict[str, Any]) -> None:
-        """Write the entry; where that fails, the engine, which stores what is recorded also then, gets none of it."""
+        """Write the entry; where that fails, what is new is not recorded: the engine would store that all the same."""
         try:
             ledger.write(replace(self._entry, journal=journal))
         except CoreError:
-            self._request.record.take_back({key: self._recorded.get(key) for key in journal})
+            new = [key for key, value in journal.items() if _is_new(self._recorded.get(key), value)]
+            self._request.record.take_back({key: self._recorded.get(key) for key in new})
             raise
 
     @cached_property
@@ -92,6 +93,11 @@ class Mirror:
         if recorded.get("use_external_resource"):
             return {}
         return {key: recorded[key] for key in JOURNAL if recorded.get(key) not in (None, "", [], {})}
+
+
+def _is_new(before: Any, now: Any) -> bool:
+    """Tell whether a value is there, or has grown; what has another one now is done, and stays known."""
+    return before is None or (isinstance(now, list) and len(now) > len(before))
 
 
 def mirrored(request: Request, *, active: bool = True) -> Mirror:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 from cloudify.state import current_workflow_ctx
 
 # cloudify_rest_client.executions.Execution
-_SUCCEEDED = "terminated"
+_UNENDED = frozenset({"pending", "started"})
+_UNSUCCESSFUL = _UNENDED | {"failed", "cancelled"}
 # What was cut off long ago is not what somebody asks for who gives the same command again.
-MOST_S = 3600.0
+_MOST_S = 3600.0
 
 
 def queued_operations() -> int | None:
@@ -43,15 +45,15 @@ def _absolute(path: str) -> str:
     return str(Path(path).absolute())
 
 
-def repeats_since(ctx: Any) -> float | None:
+def repeats_since(ctx: Any, *, failed: bool) -> float | None:
     """Return when a run was begun that did not succeed and that this one repeats, as seconds since 1970; else None."""
     storage = getattr(getattr(ctx, "_endpoint", None), "storage", None)
-    runs = repeated_runs(storage, ctx.execution_id)
+    runs = repeated_runs(storage, ctx.execution_id, failed=failed)
     return float(runs[-1]["created_at"].timestamp()) if runs else None
 
 
-def repeated_runs(storage: Any, execution_id: str) -> list[dict[str, Any]]:
-    """Return the runs that were cut off or failed and that this one repeats, the latest first.
+def repeated_runs(storage: Any, execution_id: str, *, failed: bool) -> list[dict[str, Any]]:
+    """Return the runs of the last hour that were cut off, or ``failed``, and that this one repeats, the latest first.
 
     That is, of the same workflow with the same parameters, and nothing else in between. What is begun on a deployment
     is kept in local mode (cloudify.workflows.local.DeploymentStorage); a Manager goes on with a run of its own.
@@ -60,11 +62,13 @@ def repeated_runs(storage: Any, execution_id: str) -> list[dict[str, Any]]:
     numbers = [number for number, run in enumerate(runs) if run["id"] == execution_id]
     if not numbers:
         return []
-    now = runs[numbers[0]]
-    return list(takewhile(
-        lambda run: run["status"] != _SUCCEEDED and all(run[key] == now[key] for key in ("workflow_id", "parameters")),
-        reversed(runs[: numbers[0]]),
-    ))  # fmt: skip
+    now, ends = runs[numbers[0]], _UNSUCCESSFUL if failed else _UNENDED
+
+    def repeats(run: dict[str, Any]) -> bool:
+        recent = time.time() - float(run["created_at"].timestamp()) <= _MOST_S
+        return recent and run["status"] in ends and all(run[key] == now[key] for key in ("workflow_id", "parameters"))
+
+    return list(takewhile(repeats, reversed(runs[: numbers[0]])))
 
 
 def resource_roots(ctx: Any) -> list[Path]:

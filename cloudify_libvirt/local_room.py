@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from typing import Any
 _CFY = "cloudify_cli.cli.cfy"
 # Logs of which it is said already that they cannot be written.
 _silent: set[str] = set()
-_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OF_FILES = _FULL | {errno.EIO, errno.EROFS, errno.EFBIG}
+_SYSTEMS = re.compile(r"\[Errno (\d+)\] ([^:]*)")
 
 
 def naming(around: Callable[..., Any], storage: Any, *args: Any, **kwargs: Any) -> Any:
@@ -47,7 +50,7 @@ def _told(error: OSError, place: str) -> OSError:
     told = error
     if isinstance(error, shutil.Error):
         told = _first(error)
-    elif error.filename is None and error.errno is not None and place:
+    elif error.filename is None and error.errno in _OF_FILES and place:
         told = OSError(error.errno, error.strerror, place)
     if told.errno in _FULL and told.filename and not hasattr(told, "possible_solutions"):
         advice = f"Make room on the file system of {told.filename}, then run the same again."
@@ -58,17 +61,21 @@ def _told(error: OSError, place: str) -> OSError:
 def _first(error: shutil.Error) -> OSError:
     """Return the first of many files that could not be copied, as one error."""
     files = error.args[0]
-    _source, target, why = files[0]
-    number = next((number for number, text in _FULL.items() if text in why), errno.EIO)
-    return OSError(number, f"{_FULL.get(number, why)} ({len(files)} files could not be copied)", str(target))
+    # Of a whole directory it is a list; why is the system's error in words.
+    said = _SYSTEMS.match(str(files[0][2])) if isinstance(files, list) else None
+    if said is None:
+        return error
+    return OSError(int(said[1]), f"{said[2]} ({len(files)} files could not be copied)", str(files[0][1]))
 
 
-def ending(engines: Callable[..., Any], storage: Any, *args: Any, **kwargs: Any) -> Any:
-    """Note how a workflow ended; where that cannot be written, the workflow's own end counts."""
+def ending(engines: Callable[..., Any], storage: Any, execution_id: Any, error: Any = None) -> Any:
+    """Note how a workflow ended; where that cannot be written, what it failed of is said all the same."""
     try:
-        return engines(storage, *args, **kwargs)
-    except OSError as error:
-        _say(f"cannot note that the workflow has ended: {error}", "cfy executions list will show it as begun")
+        return engines(storage, execution_id, error)
+    except OSError as unnoted:
+        if error is None:
+            raise
+        _say(f"cannot note that the workflow has ended: {unnoted}", "cfy executions list will show it as begun")
 
 
 def speak_without_log() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from cloudify.exceptions import NonRecoverableError
 from cloudify.workflows import local
 
 from cloudify_libvirt import local_room
-from cloudify_libvirt.engine import MOST_S, repeated_runs
+from cloudify_libvirt.engine import repeated_runs
 
 Json = Mapping[str, Any]
 
@@ -62,8 +61,7 @@ class LocalState:
 
     def repeated(self, execution_id: str) -> list[dict[str, Any]]:
         """Return the runs of the last hour that did not succeed and that this one repeats, the latest first."""
-        runs = repeated_runs(self._storage, execution_id)
-        return [run for run in runs if time.time() - run["created_at"].timestamp() <= MOST_S]
+        return repeated_runs(self._storage, execution_id, failed=True)
 
     def put(self, **attributes: Any) -> None:
         """Store attributes of the deployment, in one step; None removes one."""

@@ -64,13 +64,15 @@ class Record:
 
     def forget(self, *keys: str) -> None:
         """Remove runtime properties, those that are there; the engine stores that when the operation ends."""
+        if not self._writable:
+            return
         properties = self._instance.runtime_properties
         for key in properties.keys() & set(keys):
             self.before_change(key)
             del properties[key]
 
     def take_back(self, values: Mapping[str, Any]) -> None:
-        """Have again what was there before, None for nothing; tell nobody."""
+        """Have values again that were there before, None for nothing; tell nobody."""
         properties = self._instance.runtime_properties
         for key, value in values.items():
             if value is None:

@@ -96,8 +96,13 @@ class Domain(Resource):
 
     def change(self, transition: Transition, timeout_s: float) -> bool:
         """Ask for a transition and wait for its end; False when the deadline passed, or the guest ended, first."""
-        with libvirt_call(transition.name, self.target):
-            transition.ask(self.handle)
+        try:
+            with libvirt_call(transition.name, self.target):
+                transition.ask(self.handle)
+        except CoreError:
+            # Libvirt may just have ended what another asked for, such as a process that was killed.
+            if transition is states.REBOOT or self.state not in transition.ends:
+                raise
         ends = transition.ends | OFF
         wait_until(lambda: self.state in ends, timeout_s=timeout_s, signal=self.session.changed)
         return self.state in transition.ends
@@ -184,13 +189,7 @@ class Domain(Resource):
         """End the guest at once; fine when it is off already."""
         if self.state not in ALIVE:
             return
-        try:
-            done = self.change(states.DESTROY, DESTROY_TIMEOUT_S)
-        except CoreError:
-            if self.state in OFF:
-                return
-            raise
-        if not done:
+        if not self.change(states.DESTROY, DESTROY_TIMEOUT_S):
             raise TimedOut(
                 "destroy",
                 self.target,

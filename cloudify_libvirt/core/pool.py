@@ -125,6 +125,15 @@ class Pool(Resource):
             reason = f"its volumes would go away under running {', '.join(users[:5])}"
             raise InUse("stop", self.target, reason, "Stop these domains first.", retryable=True)
 
+    def autostart(self, wanted: bool) -> None:
+        """Start the pool with the host, or not."""
+        try:
+            super().autostart(wanted)
+        except CoreError as error:
+            # libvirt forgets a pool that it cannot write anew, but not the link by which it starts: made, it says no.
+            if not wanted or "File exists" not in error.reason:
+                raise
+
     def delete_target(self) -> None:
         """Remove what the pool stands on. A directory: libvirt refuses (and we raise) when it is not empty.
 

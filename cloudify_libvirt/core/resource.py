@@ -116,15 +116,9 @@ class Resource:
 
     def autostart(self, wanted: bool) -> None:
         """Start the object with the host, or not."""
-        if self.autostarts == wanted:
-            return
-        try:
+        if self.autostarts != wanted:
             with libvirt_call("set autostart of", self.target):
                 self.handle.setAutostart(int(wanted))
-        except CoreError as error:
-            # libvirt had forgotten a pool that it could not write down, but not the link by which it starts.
-            if not wanted or "File exists" not in error.reason:
-                raise
 
     def definition(self) -> str:
         """Return the stored definition, which the next start follows."""

@@ -105,13 +105,13 @@ def create(domain: Domain, request: Request) -> dict[str, Any]:
 
 
 def _made_already(domain: Domain, store: Store, asked: BackupSpec, request: Request) -> Manifest | None:
-    """Return the point of that name when a run made it that was killed and is run again."""
+    """Return the point of that name when a run made it that was killed or failed, and is run again."""
     found = store.manifests()[0].get(asked.point) if asked.point else None
     if found is None or found.uuid != domain.uuid or not by_repeated_run(request, found.created):
         return None
     with keeping.held(domain, store):
         clean_up(domain, store, _hooks(request))
-    request.record.note(f"{store.of(found.point)} was made by the run that this one repeats")
+    request.record.note(f"{store.of(found.point)} was made by the run that this one repeats, at {found.created}")
     return found
 
 

@@ -87,14 +87,16 @@ def _restore(request: Request, noun: Noun, text: str, wanted: SnapshotSpec) -> N
     label = noun.label(name, request.session)
     fulldump.check_definition(text, uuid, label)
     old: Any = look_up(noun, request)
-    if old is not None and old.active and _same(old.xml(), text) and _same(old.definition(), text):
+    starts_with_host = request.spec.autostart
+    if old is not None and old.active and old.persistent and _same(old.xml(), text) and _same(old.definition(), text):
         # A pool whose definition cannot be written anew, as on a full disk, is one that libvirt forgets.
         request.record.note(f"{label} is as it was")
         return
+    stood = old is not None and old.persistent
     found: Any = noun.define(request.session, text, name, uuid)
-    if old is None:
+    if not stood:
         # No definition has that in it.
-        found.autostart(request.spec.autostart)
+        found.autostart(starts_with_host)
     if old is None or not old.active:
         found.start()
         request.record.note(f"restored {label}")

@@ -30,7 +30,8 @@ def store_of(request: Request, wanted: SnapshotSpec) -> Store:
 
 def refuse_existing(request: Request, store: Store, name: str) -> None:
     """Raise ``Conflict`` when there is such a backup; one of a killed run that is run again is removed."""
-    if store.complete and written(request, name, store.written_at):
+    # Not of one that failed: what it has of this object may be all that there is.
+    if store.complete and written(request, name, store.written_at, failed=False):
         store.remove()
     elif store.complete:
         raise Conflict("make", store.label, "there is one of this name", "Choose another name, or delete it first.")
@@ -116,15 +117,18 @@ def apply_to_domain(domain: Domain | None, request: Request, wanted: SnapshotSpe
     text = read_definition(request, wanted)
     store = store_of(request, wanted)
     held = fulldump.manifest(store) if store.complete else None
+    starts_with_host = request.spec.autostart
     if held is not None:
         done = fulldump.restore(request.session, domain, store, held, journal(request))
+        if domain is None:
+            done.autostart(starts_with_host)
         request.record.note(f"restored {done.target} with its disks" + (", and its memory" if held.with_memory else ""))
         return
     _refuse_memory_alone(store)
     fulldump.check_disks(domain, request.session, text, store.label)
     done = Domain.define(request.session, text, store.name, store.uuid)
     if domain is None:
-        done.autostart(request.spec.autostart)
+        done.autostart(starts_with_host)
     request.record.note(f"restored the definition of {done.target}; its disks are as they were")
     _take_effect(done, request, wanted)
 

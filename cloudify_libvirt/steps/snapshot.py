@@ -71,7 +71,7 @@ def _create(domain: Domain, request: Request, wanted: SnapshotSpec) -> None:
         there = snapshot.find(domain, name)
         if there is not None and (cut_off or written(request, wanted.name, there.created)):
             snapshot.name_below(domain, name)
-            request.record.note(f"{snapshot.label(domain, name)} was made by an attempt that was cut off")
+            request.record.note(f"{snapshot.label(domain, name)} was made by an earlier attempt")
             return
         made = snapshot.create(domain, wish, journal(request), lambda plan: _xml(request, wish, plan))
     request.record.note(f"made {snapshot.label(domain, name)}: {made}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudify_libvirt.binding import look_up
 from cloudify_libvirt.core.drift.compare import Difference, Subject
-from cloudify_libvirt.core.errors import CoreError
+from cloudify_libvirt.core.errors import CoreError, quiet
 from cloudify_libvirt.core.units import parse_bool
 from cloudify_libvirt.core.update.rows import How
 from cloudify_libvirt.core.update.table import how
@@ -63,9 +63,9 @@ def redefine(found: Any, request: Request, subject: Subject, wanted: str, last: 
     except CoreError as error:
         if error.retryable:
             raise
-        stands = type(found).find_by_uuid(found.session, found.uuid) is not None
         # libvirt forgets a pool whose new definition it cannot write.
-        then = "It stands as it was." if stands else "libvirt has lost it over that: run heal."
+        lost = quiet(lambda: look_up(type(found), request), found) is None
+        then = "libvirt has lost it over that: run heal." if lost else "It stands as it was."
         remedy = f"{error.remedy} {then}".strip()
         raise type(error)("change the definition of", found.target, error.reason, remedy) from error.__cause__
     request.record.note(f"{found.target} has the definition of today")

@@ -42,10 +42,11 @@ BALLAST = "ballast"
 def fill(directory: Path) -> None:
     """Take all the room that there is on a file system."""
     ballast = _open(directory / BALLAST, os.O_WRONLY | os.O_CREAT)
-    while room := os.fstatvfs(ballast).f_bavail * os.fstatvfs(ballast).f_frsize:
-        # Another process may have been quicker.
+    # Again, as other processes take and give back meanwhile.
+    for _ in range(100):
+        room = os.fstatvfs(ballast).f_bavail * os.fstatvfs(ballast).f_frsize
         with suppress(OSError):
-            os.posix_fallocate(ballast, os.fstat(ballast).st_size, room)
+            os.posix_fallocate(ballast, os.fstat(ballast).st_size, max(room, 1))
     os.close(ballast)
 
 

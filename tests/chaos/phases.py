@@ -42,8 +42,8 @@ class Phase:
 
 
 def same(shop: Shop, command: Command, killed: Run) -> Run:
-    """The same command once more, unless it said that it had succeeded."""
-    if "workflow execution succeeded" in killed.said:
+    """The same command once more, unless it was killed when it had said that it succeeded."""
+    if killed.code == -9 and "workflow execution succeeded" in killed.said:
         return Run(0, killed.said, [])
     return shop.cfy(*command)
 

@@ -52,29 +52,38 @@ def begin(domain: Domain, disks: Sequence[DiskJob], checkpoint: str, description
     start = checkpoints.definition(domain, checkpoint, rows, description) if checkpoint else None
 
     def begun() -> None:
-        with libvirt_call("back up", domain.target):
-            domain.handle.backupBegin(backup, start, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        try:
+            with libvirt_call("back up", domain.target):
+                domain.handle.backupBegin(backup, start, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        except CoreError as error:
+            raise _explained(domain, error) from error.__cause__
 
     try:
         begun()
     except CoreError as error:
-        left = _LEFT_BITMAP.search(error.reason)
-        if not left or left["name"] != checkpoint:
-            raise _explained(domain, error, left["name"] if left else "") from error.__cause__
+        if not checkpoint or _left_bitmap(error) != checkpoint:
+            raise
         checkpoints.drop_unwritten(domain, checkpoint, rows)
         begun()
 
 
-def _explained(domain: Domain, error: CoreError, bitmap: str) -> CoreError:
+def _left_bitmap(error: CoreError) -> str:
+    """Return the name of a bitmap that is in the way; "" where that is not what is wrong."""
+    found = _LEFT_BITMAP.search(error.reason)
+    return found["name"] if found else ""
+
+
+def _explained(domain: Domain, error: CoreError) -> CoreError:
     """Return what says more of a job that did not begin."""
     # Source: libvirt, qemu_backup.c, qemuBackupDiskPrepareOneBitmaps: only an increment has one.
-    if bitmap.startswith("backup-"):
+    if _left_bitmap(error).startswith("backup-"):
         reason = "libvirtd was ended during an increment; the guest has a bitmap of that until it is shut down"
         return ChainBroken("back up", domain.target, reason, "Make a full backup.")
     if "unable to save metadata" in error.reason:
         # The job runs all the same: libvirt writes its checkpoint down last.
         abort(domain)
-        return CoreError("back up", domain.target, error.reason, "Is there room in /var/lib/libvirt of its host?")
+        remedy = "Is there room in /var/lib/libvirt of its host?"
+        return CoreError("back up", domain.target, error.reason, remedy, retryable=error.retryable)
     return error
 
 

@@ -288,9 +288,9 @@ def _ask(domain: Domain, name: str, xml: str, flags: int) -> None:
         if "writing VM state" not in error.reason:
             raise
         # QEMU says no more of a full disk; the memory goes into the file of the first disk.
-        raise CoreError(
-            "make", label(domain, name), error.reason, "Is there room in the pools of its disks?"
-        ) from error
+        remedy = "Is there room in the pools of its disks?"
+        told = CoreError("make", label(domain, name), error.reason, remedy, retryable=error.retryable)
+        raise told from error.__cause__
 
 
 def _described(plan: Plan, frozen: bool) -> str:

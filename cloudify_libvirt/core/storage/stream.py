@@ -117,6 +117,8 @@ class Writing:
 
     def data(self, chunk: bytes) -> None:
         """Send content."""
+        if not chunk:
+            return
         view = memoryview(chunk)
         while view:
             view = view[self._stream.send(bytes(view)) :]
