@@ -448,7 +448,7 @@ def test_a_workflow_that_would_replace_the_instance_hears_of_it_and_has_no_reaso
         assert "change machine of domain 'upd'" in machine.node.runtime["update_refused"]
         assert machine.identity == before
     machine.reset()
-    assert not machine.node.runtime["update_refused"] and machine.drift() == set()
+    assert not machine.node.runtime.get("update_refused") and machine.drift() == set()
 
 
 def test_what_the_guest_has_not_given_back_is_pending_and_confirmed_by_its_event(machine: Machine) -> None:
