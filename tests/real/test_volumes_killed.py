@@ -30,7 +30,7 @@ class Instance(conftest.CountingInstance):
         Path(given["journal"]).write_text(json.dumps(dict(self.runtime_properties)))
 conftest.CountingInstance = Instance
 
-owner, name = {"Secret": (Secret, "define"), "create": (volume.Volume, "create"), "send": (stream, "_send_all"),
+owner, name = {"Secret": (Secret, "define"), "create": (volume.Volume, "create"), "send": (stream.Writing, "data"),
                "grow": (volume.Volume, "grow")}[given["function"]]
 original, left = getattr(owner, name), [given["calls"]]
 def dying(*arguments, **more):
