@@ -96,8 +96,11 @@ class Mirror:
 
 
 def _is_new(before: Any, now: Any) -> bool:
-    """Tell whether a value is there, or has grown; what has another one now is done, and stays known."""
-    return before is None or (isinstance(now, list) and len(now) > len(before))
+    """Tell whether a value was not there before, or lists things: an entry of what is gone is only looked for in vain.
+
+    Any other that changed says what is done, and stays known.
+    """
+    return before is None or isinstance(now, list)
 
 
 def mirrored(request: Request, *, active: bool = True) -> Mirror:

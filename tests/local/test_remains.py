@@ -84,36 +84,46 @@ def test_executions_are_replaced_whole(storage: Any, blueprint: str, tmp_path: P
     assert storage.get_executions("dep") == [] and not file.with_name(".executions.json").exists()
 
 
+NOW = datetime.now().replace(microsecond=0)  # noqa: DTZ005 - as the engine does
+
+
 def run(number: int, status: str = "pending", workflow: str = "backup", name: str = "one") -> dict[str, Any]:
-    begun = datetime(2026, 1, 2, 3, 0, 0) + timedelta(minutes=number)
+    """One that was begun in the last half hour, in that order; of a number below zero, hours ago."""
+    begun = NOW - timedelta(minutes=30 - number if number > 0 else -number * 60)
     return {
         "id": str(number), "workflow_id": workflow, "parameters": {"name": name}, "status": status, "created_at": begun,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("before", "since"),
+    ("before", "since", "or_failed"),
     [
-        ([], None),
-        ([run(1)], 1),
-        ([run(1), run(2)], 1),
-        ([run(1, "terminated")], None),
-        ([run(1, "failed")], None),
-        ([run(1), run(2, "terminated")], None),
-        ([run(1, workflow="install")], None),
-        ([run(1, name="other")], None),
-        ([run(1, name="other"), run(2)], 2),
+        ([], None, None),
+        ([run(1)], 1, 1),
+        ([run(1), run(2)], 1, 1),
+        ([run(1, "terminated")], None, None),
+        ([run(1, "failed")], None, 1),
+        ([run(1, "cancelled")], None, 1),
+        ([run(1), run(2, "failed"), run(3)], 3, 1),
+        ([run(1, "failed"), run(2, "terminated"), run(3)], 3, 3),
+        ([run(-2, "failed"), run(-2), run(3)], 3, 3),
+        ([run(1), run(2, "terminated")], None, None),
+        ([run(1, workflow="install")], None, None),
+        ([run(1, name="other")], None, None),
+        ([run(1, name="other"), run(2)], 2, 2),
     ],
 )
-def test_a_run_repeats_the_killed_one_before_it(
-    storage: Any, blueprint: str, before: list[dict[str, Any]], since: int | None
+def test_a_run_repeats_the_one_before_it_that_did_not_succeed(
+    storage: Any, blueprint: str, before: list[dict[str, Any]], since: int | None, or_failed: int | None
 ) -> None:
     local.init_env(blueprint, "dep", storage=storage)
     storage.store_executions("dep", [*before, run(9)])
     endpoint = SimpleNamespace(storage=storage.load("dep"))
-    found = repeats_since(SimpleNamespace(_endpoint=endpoint, execution_id="9"))
-    assert found == (None if since is None else run(since)["created_at"].timestamp())
+    ctx = SimpleNamespace(_endpoint=endpoint, execution_id="9")
+    for failed, number in ((False, since), (True, or_failed)):
+        wanted = None if number is None else run(number)["created_at"].timestamp()
+        assert repeats_since(ctx, failed=failed) == wanted
 
 
 def test_nothing_is_known_of_runs_on_a_manager() -> None:
-    assert repeats_since(SimpleNamespace(execution_id="9")) is None
+    assert repeats_since(SimpleNamespace(execution_id="9"), failed=True) is None

@@ -187,7 +187,7 @@ def test_checkpoint_that_libvirt_cannot_write_down(disk: Disk, running: Guest, t
         assert again.kind == "incremental", again.reason
         running.handle.destroy()
         said = subprocess.run(["qemu-img", "info", running.root], capture_output=True, text=True, check=True).stdout
-        assert said.count("name: cfy-") == 2, "bitmaps of the two checkpoints, and no others"
+        assert said.count("name: cfy-") == said.count("-two") == 1, "the bitmap of the last checkpoint, and no other"
     finally:
         subprocess.run(["umount", "-l", CHECKPOINTS], check=True)
 
