@@ -84,7 +84,7 @@ def test_executions_are_replaced_whole(storage: Any, blueprint: str, tmp_path: P
     assert storage.get_executions("dep") == [] and not file.with_name(".executions.json").exists()
 
 
-NOW = datetime.now().replace(microsecond=0)  # noqa: DTZ005 - as the engine does
+NOW = datetime.now().replace(microsecond=0)
 
 
 def run(number: int, status: str = "pending", workflow: str = "backup", name: str = "one") -> dict[str, Any]:
