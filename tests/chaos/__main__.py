@@ -3,8 +3,8 @@
     scripts/lab exec .venv/bin/python -m tests.chaos [--kill | --full] [--shard 1/2] [--results FILE] [POINTS] [PHASES]
 
 POINTS: -20 for twenty of each phase, 100:200 for those from the 100th to the 200th, changes for those that do more than
-read; else all. Phases of one argument are killed in turn. What FILE has already of this product, survived, is not tried
-again; python -m tests.chaos.figures FILE prints what came of it.
+read, reads for the others; else all. Phases of one argument are killed in turn. What FILE has already of this product,
+survived, is not tried again; python -m tests.chaos.figures FILE prints what came of it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tests.chaos.phases import Ground
 from tests.chaos.results import Results
 from tests.chaos.shop import one_small_disk, open_shop
 from tests.chaos.test_kills import TOURS
-from tests.chaos.trials import Choice, changes, every, shard, some, tour, writes
+from tests.chaos.trials import Choice, changes, every, reads, shard, some, tour, writes
 
 
 def chosen(words: str) -> Choice | None:
     """What an argument says of points; None when it names phases."""
     if re.fullmatch(r"-\d+", words):
         return some(int(words[1:]))
-    if words == "changes":
-        return changes
+    if words in ("changes", "reads"):
+        return changes if words == "changes" else reads
     if re.fullmatch(r"\d+:\d+", words):
         first, last = map(int, words.split(":"))
         return lambda points: [point for point in every(points) if first <= point <= last]

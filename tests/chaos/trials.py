@@ -32,13 +32,17 @@ def label(point: str) -> str:
 
 def every(points: list[str]) -> list[int]:
     """All points, those that only read last: a kill there leaves what the one after the last change left."""
-    changing = changes(points)
-    return [*changing, *sorted({*range(1, len(points) + 1)} - {*changing})]
+    return [*changes(points), *reads(points)]
 
 
 def changes(points: list[str]) -> list[int]:
     """The points that do more than read."""
     return [number for number, point in enumerate(points, 1) if not READS.match(label(point))]
+
+
+def reads(points: list[str]) -> list[int]:
+    """The other points."""
+    return [number for number, point in enumerate(points, 1) if READS.match(label(point))]
 
 
 def writes(points: list[str]) -> list[int]:
