@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cloudify_libvirt import local_room
 from cloudify_libvirt.core.host import ofd
 
 _held: dict[tuple[str, str], Claim] = {}
@@ -58,10 +59,11 @@ def claim(home: str, deployment: str, what: str) -> None:
     said = {"what": what, "pid": os.getpid(), "since": time.strftime("%H:%M:%S"), "user": _user(),
             "numbers": _numbers()}  # fmt: skip
     try:
-        os.write(file, json.dumps(said).encode())
-    except OSError as error:
+        with local_room.named(str(path)):
+            os.write(file, json.dumps(said).encode())
+    except OSError:
         Claim(path, file).release()
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     _held[key] = Claim(path, file)
 
 

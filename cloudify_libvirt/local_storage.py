@@ -23,6 +23,8 @@ from typing import Any
 from cloudify.workflows import local
 from pydantic_core import from_json
 
+from cloudify_libvirt import local_room
+
 # Of the sources of the methods below, as of cloudify-common 7.0.5.
 _KNOWN = "df40d7f5cfffe49d9a372114ef1b2f9a9c0f662735ba213af055e5c6237592e7"
 _REPLACED = (
@@ -137,13 +139,13 @@ def _replaced(path: Path, name: str, data: bytes) -> tuple[int, int, int]:
     # Beside the directory, as the engine takes every file in it for an instance's.
     temporary = path.parent.parent / f".{name}.json"
     try:
-        temporary.write_bytes(data)
-        stamp = _stamp(temporary.stat())
-        temporary.replace(path)
-    except OSError as error:
+        with local_room.named(str(path)):
+            temporary.write_bytes(data)
+            stamp = _stamp(temporary.stat())
+            temporary.replace(path)
+    except OSError:
         temporary.unlink(missing_ok=True)
-        # The system does not say which file it could not write to.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     return stamp
 
 

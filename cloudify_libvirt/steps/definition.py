@@ -21,6 +21,8 @@ from cloudify_libvirt.steps import declared, filebackup
 from cloudify_libvirt.steps.snapshot_record import asked, forget_series, full_name, note_series, replace_name, rotate
 
 Noun = type[Network] | type[Pool]
+# Source: https://libvirt.org/formatnetwork.html#connectivity
+_NAT_PORTS = {"start": "1024", "end": "65535"}
 
 
 def create(request: Request, noun: Noun | None) -> None:
@@ -88,18 +90,21 @@ def _restore(request: Request, noun: Noun, text: str, wanted: SnapshotSpec) -> N
     fulldump.check_definition(text, uuid, label)
     old: Any = look_up(noun, request)
     starts_with_host = request.spec.autostart
-    if old is not None and old.active and old.persistent and _same(old.xml(), text) and _same(old.definition(), text):
+    was_active, stood = (old.active, old.persistent) if old is not None else (False, False)
+    runs_so = was_active and _same(old.xml(), text)
+    if runs_so and stood and _same(old.definition(), text):
         # A pool whose definition cannot be written anew, as on a full disk, is one that libvirt forgets.
         request.record.note(f"{label} is as it was")
         return
-    stood = old is not None and old.persistent
     found: Any = noun.define(request.session, text, name, uuid)
     if not stood:
         # No definition has that in it.
         found.autostart(starts_with_host)
-    if old is None or not old.active:
+    if not was_active:
         found.start()
         request.record.note(f"restored {label}")
+    elif runs_so:
+        request.record.note(f"restored the definition of {label}, which runs as in it")
     else:
         _take_effect(request, found, wanted)
 
@@ -131,6 +136,10 @@ def _plain(text: str) -> list[tuple[str, str, tuple[tuple[str, str], ...]]]:
         for element in root.findall(name):
             root.remove(element)
     root.attrib.pop("connections", None)
+    # libvirt tells of the ports that it takes by itself only while the network runs.
+    for nat in root.findall("forward/nat"):
+        if [dict(one.attrib) for one in nat] == [_NAT_PORTS]:
+            nat.getparent().remove(nat)
     return [
         (str(one.tag), (one.text or "").strip(), tuple(sorted((str(k), str(v)) for k, v in one.attrib.items())))
         for one in root.iter()

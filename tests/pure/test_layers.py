@@ -104,7 +104,7 @@ ALLOWED = {
     "local_agent": {"package"},
     "local_errors": set[str](),
     "local_remains": set[str](),
-    "local_storage": set[str](),
+    "local_storage": {"local_room", "package"},
     "local_state": {"engine", "local_room", "package"},
     "local_copies": set[str](),
     "local_known": set[str](),
@@ -128,7 +128,7 @@ ALLOWED = {
     "local_room": set[str](),
     "local_hints": {"shipped", "package"},
     "local_inputs": set[str](),
-    "busy": {"core"},
+    "busy": {"core", "local_room", "package"},
 }
 # Rooms that know the engine.
 ENGINE_ROOMS = {
