@@ -12,7 +12,7 @@ from pathlib import Path
 
 LAST_FAILED = Path(__file__).resolve().parents[1] / ".pytest_cache/v/cache/lastfailed"
 MOST = 4
-NEVER = ("tests/chaos/", "tests/pure/", "tests/driver/", "races", "outages", "killed", "parallel")
+NEVER = ("tests/chaos/", "tests/pure/", "tests/driver/", "races", "outages", "killed", "parallel", "macs")
 
 
 def may_be_tried_again(failed: list[str]) -> bool:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.chaos.trials import Figures
 from tests.real.conftest import inside_lab  # noqa: F401 - a fixture
 
-shown: dict[str, Figures] = {}
+# Of a test's properties, which reach the process that reports, whichever ran it.
+FIGURES = "figures of kills"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print a table of the kills."""
-    if not shown:
-        return
-    terminalreporter.section("kill -9")
-    for name, figures in shown.items():
-        terminalreporter.line(
-            f"{name}: {figures.points} points, {figures.tried} tried ({figures.in_the_middle} within a call), "
-            f"{figures.survived} survived, {figures.seconds:.0f} s"
-        )
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    lines = [line for report in reports for name, line in report.user_properties if name == FIGURES]
+    if lines:
+        terminalreporter.section("kill -9, and full disks")
+    for line in lines:
+        terminalreporter.line(line)

@@ -5,14 +5,16 @@ Some points of each phase; scripts/chaos tries all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.conftest import shown
+from tests.chaos.conftest import FIGURES
 from tests.chaos.phases import Ground
 from tests.chaos.shop import one_small_disk, open_shop
 from tests.chaos.trials import Figures, some, tour, writes
+
+Recorder = Callable[[str, object], None]
 
 # Phases that follow each other are killed in turn; and how many points of each the short run tries.
 TOURS = {
@@ -59,20 +61,20 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 
 @pytest.mark.parametrize(("names", "most"), TOURS.items(), ids=lambda value: str(value))
-def test_some_points(ground: Ground, names: tuple[str, ...], most: int) -> None:
-    held(tour(ground, names, some(most), print))
+def test_some_points(ground: Ground, names: tuple[str, ...], most: int, record_property: Recorder) -> None:
+    held(tour(ground, names, some(most), print), record_property)
     ground.reach("empty")
 
 
 @pytest.mark.parametrize(("names", "most"), FULL.items(), ids=lambda value: str(value))
-def test_full_at_some_points(small: Ground, names: tuple[str, ...], most: int) -> None:
-    held(tour(small, names, some(most, writes), print, full=True))
+def test_full_at_some_points(small: Ground, names: tuple[str, ...], most: int, record_property: Recorder) -> None:
+    held(tour(small, names, some(most, writes), print, full=True), record_property)
     small.reach("empty")
 
 
-def held(found: dict[str, Figures]) -> None:
-    shown.update(found)
+def held(found: dict[str, Figures], record: Recorder) -> None:
     for name, figures in found.items():
+        record(FIGURES, f"{name}: {figures}")
         assert figures.tried, f"{name} was never harmed"
         assert not figures.failures, "\n\n".join(figures.failures)
         assert figures.survived == figures.tried

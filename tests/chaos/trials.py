@@ -89,6 +89,12 @@ class Figures:
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.points} points, {self.tried} tried ({self.in_the_middle} within a call), "
+            f"{self.survived} survived, {self.seconds:.0f} s"
+        )
+
     def count(self, trial: Trial) -> None:
         reached = trial.outcome != NOT_REACHED
         self.tried += reached

@@ -434,3 +434,27 @@ def test_nodes_that_are_installed_are_checked_again(attempt: Attempt) -> None:
     assert len(result.lines("Task failed '", "network_tasks.validate", "apt-get install dnsmasq-base")) == 1
     assert attempt.host.everything() == before
     attempt.cfy.uninstall("bad")
+
+
+def test_a_network_on_a_host_that_forwards_nothing(attempt: Attempt) -> None:
+    switch = Path("/proc/sys/net/ipv4/ip_forward")
+    net = node("network", params={"name": "net", "cidr": "auto"})
+    try:
+        switch.write_text("0")
+        result = attempt.install({"thing": net})
+        warnings = result.lines("WARNING", "IPv4 forwarding of qemu:///system: off", "sysctl -w net.ipv4.ip_forward=1")
+        assert result.code == 0 and len(warnings) == 1, result.output
+    finally:
+        switch.write_text("1")
+        attempt.cfy.uninstall("bad")
+
+
+def test_machines_that_get_no_kvm(attempt: Attempt) -> None:
+    """Said once, however many there are; and not where emulation was asked for."""
+    result = attempt.install({"one": vm(name="one"), "two": vm(name="two")})
+    assert result.code == 0
+    assert len(result.lines("WARNING", "KVM of qemu:///system", "/dev/kvm is missing")) == 1, result.output
+    attempt.cfy.uninstall("bad")
+    result = attempt.install({"one": vm(name="one", accelerator="tcg")})
+    assert result.code == 0 and not result.lines("KVM")
+    attempt.cfy.uninstall("bad")

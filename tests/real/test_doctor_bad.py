@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.attempts import says
-from tests.real.conftest import QEMU
+from tests.real.attempts import Attempt, says, vm
+from tests.real.conftest import QEMU, ROOT
 from tests.real.test_doctor import Report, doctor, in_own_mounts, pwd_of
 
 PARTS = ("network", "storage", "secret")
@@ -65,6 +65,11 @@ class BadHost:
             self._daemon.terminate()
             self._daemon.wait(120)
 
+    def get_drivers(self) -> None:
+        (installed,) = Path("/usr/lib").glob("*/libvirt/connection-driver")
+        for part in PARTS:
+            shutil.copy2(installed / f"libvirt_driver_{part}.so", self.drivers)
+
     def doctor(self) -> Report:
         return doctor(within=self.within)
 
@@ -111,9 +116,7 @@ def test_a_bad_host(bad: BadHost) -> None:
     subprocess.run([*bad.within, "bash", "-c", advice], check=True)
     assert "root" not in bad.settings.read_text()
     bad.stop()
-    (installed,) = Path("/usr/lib").glob("*/libvirt/connection-driver")
-    for part in PARTS:
-        shutil.copy2(installed / f"libvirt_driver_{part}.so", bad.drivers)
+    bad.get_drivers()
     shutil.copy2("/proc/meminfo", bad.directory / "meminfo.new")
     (bad.directory / "meminfo.new").replace(bad.directory / "meminfo")
     bad.start()
@@ -121,6 +124,25 @@ def test_a_bad_host(bad: BadHost) -> None:
     assert "drivers" not in report.bad()
     user = next(one for one in report.findings if one["looked_at"] == "guests' user")
     assert user["state"] == "ok" and user["found"].startswith(f"uid {pwd_of('libvirt-qemu')},")
+
+
+def test_a_machine_on_a_host_that_confines_nobody(bad: BadHost, attempt: Attempt) -> None:
+    """Said in words before it is made; that is the host's business, and no reason to refuse."""
+    bad.stop()
+    bad.get_drivers()
+    bad.start()
+    # Not started: this host has no virtlogd.
+    unstarted = {"cloudify.interfaces.lifecycle": {"start": {}, "poststart": {}, "get_state": {}}}
+    blueprint = attempt.blueprint({"thing": vm(accelerator="tcg") | {"interfaces": unstarted}}, {})
+    said = []
+    for words in (("install", blueprint), ("uninstall",)):
+        command = [*bad.within, ROOT / ".venv/bin/cfy", *words, "-b", "bad"]
+        done = subprocess.run(command, env=attempt.cfy.environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said.append(done.stdout + done.stderr)
+    warnings = [line for line in said[0].splitlines() if "WARNING" in line]
+    assert len([line for line in warnings if "guests' user of qemu:///system: guests run as root" in line]) == 1
+    assert len([line for line in warnings if "the kernel has AppArmor, and libvirt does not use it" in line]) == 1
 
 
 # What no host of today is, by limits that are moved.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from cloudify_libvirt.core.doctor import access, hypervisor, room, surroundings
@@ -30,7 +30,7 @@ CHECKS = (
     Check("firmware", hypervisor.firmware, _of("host"), drivers=_QEMU),
     Check("tpm", hypervisor.tpm, _of("host"), drivers=_QEMU),
     Check("network disks", hypervisor.network_disks, _of("domain"), here=True, drivers=_QEMU),
-    Check("security", hypervisor.security, _of("host"), drivers=_QEMU),
+    Check("security", hypervisor.security, _of("domain"), drivers=_QEMU),
     Check("dnsmasq", surroundings.dnsmasq, _of("network"), connected=False, here=True, drivers=_REAL),
     Check("forwarding", surroundings.forwarding, _of("network"), here=True, drivers=_REAL),
     Check("memory", room.memory, _of("domain"), drivers=_REAL),
@@ -48,10 +48,10 @@ def reach(uri: str, images: Iterable[str] = ()) -> Target:
         return Target(uri, None, fault, tuple(images))
 
 
-def examine(target: Target, noun: Noun | None = None) -> Iterator[Finding]:
-    """Run all checks, or those that concern one noun, and yield what each found."""
+def examine(target: Target, noun: Noun | None = None, but: Collection[str] = ()) -> Iterator[Finding]:
+    """Run all checks, or those that concern one noun, ``but`` some by name, and yield what each found."""
     for check in CHECKS:
-        if noun is None or noun in check.concerns:
+        if (noun is None or noun in check.concerns) and check.name not in but:
             yield from (replace(finding, check=check.name) for finding in _findings(check, target))
 
 
