@@ -205,8 +205,8 @@ def find_external(noun: Any, request: Request) -> Any:
     return found
 
 
-def claim(noun: Any, request: Request, fits: Fits = lambda _journal: None) -> str:
-    """Record name and UUID of what will be made, before it is; return the UUID.
+def claim(noun: Any, request: Request, fits: Fits = lambda _journal: None) -> Any:
+    """Record name and UUID of what will be made, before it is; return what an earlier install made of it, or None.
 
     What an earlier install of this very instance made, and no deployment has any more, is taken over with its journal;
     ``fits`` refuses what cannot be kept as it is.
@@ -217,11 +217,11 @@ def claim(noun: Any, request: Request, fits: Fits = lambda _journal: None) -> st
     uuid = str(request.params["instance_uuid"])
     noun.check_free(request.session, request.name, uuid)
     known = request.record.get("uuid") == uuid
-    found = None if known else noun.find_by_uuid(request.session, uuid)
-    if not adopt(request, partial(_check_kept, request, found, fits)) and found is not None:
+    found = None if known and not request.record.get("adopted") else noun.find_by_uuid(request.session, uuid)
+    if not adopt(request, partial(_check_kept, request, found, fits)) and found is not None and not known:
         check_ours(request, found, {})
     request.record.put(resource_id=request.name, uuid=uuid)
-    return uuid
+    return found
 
 
 def _check_kept(request: Request, found: Any, fits: Fits, journal: dict[str, Any]) -> None:

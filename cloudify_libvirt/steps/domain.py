@@ -15,13 +15,14 @@ from cloudify_libvirt.core.host import preflight, readiness
 from cloudify_libvirt.core.host.console import remove_logs
 from cloudify_libvirt.core.host.lock import host_lock
 from cloudify_libvirt.core.network import Network
+from cloudify_libvirt.core.ownership import mark
 from cloudify_libvirt.core.parse import DomainFacts
 from cloudify_libvirt.core.spec.hardware_variables import serial_logs
 from cloudify_libvirt.core.units import parse_bool, parse_int
 from cloudify_libvirt.core.update.listed import listed
 from cloudify_libvirt.engine import queued_operations
 from cloudify_libvirt.request import Request
-from cloudify_libvirt.steps import addresses, declared, keeping, machine, parts, snapshot, update
+from cloudify_libvirt.steps import addresses, declared, drift, keeping, machine, parts, snapshot, update
 
 ADDRESS_TIMEOUT_S = 300
 SHUTDOWN_TIMEOUT_S = 60
@@ -58,9 +59,9 @@ def configure(request: Request) -> None:
     request.record.assign(accelerator=choice.why, domain_type=choice.domain_type, console_log=console)
     arch = root.xpath("string(os/type/@arch)") or None
     request.record.assign(arch=arch, serial_logs=serial_logs(request.spec, plan.uuid), declared=listed(root))
-    claim(Domain, request, keeping.domain(request, plan))
+    there = claim(Domain, request, keeping.domain(request, plan))
     try:
-        _make(request, plan, xml)
+        _make(request, plan, xml, there)
     except CoreError as error:
         if not error.retryable:
             _undo(request, plan)
@@ -81,19 +82,28 @@ def _undo(request: Request, plan: machine.Plan) -> None:
         request.record.warn(f"something made for domain '{request.name}' is left until uninstall: {error}")
 
 
-def _make(request: Request, plan: machine.Plan, xml: str) -> None:
+def _make(request: Request, plan: machine.Plan, xml: str, there: Domain | None) -> None:
     parts.make(request, plan)
-    domain = _defined(request, plan, xml)
+    domain = _defined(request, plan, xml, there)
     domain.autostart(request.spec.autostart)
     request.record.note(f"defined {domain.target} ({plan.choice.domain_type}: {plan.choice.why})")
 
 
-def _defined(request: Request, plan: machine.Plan, xml: str) -> Domain:
-    """Define the domain, with MACs that nobody took since they were chosen and nobody takes meanwhile."""
+def _defined(request: Request, plan: machine.Plan, xml: str, there: Domain | None) -> Domain:
+    """Define the domain, with MACs that nobody took since they were chosen and nobody takes meanwhile.
+
+    ``there``, of an earlier install, is left as it is where that is what is declared, and is marked as this one's.
+    """
     macs = [card.mac for card in request.spec.networks if card.mac]
     with host_lock(request.uri, "macs") if macs else nullcontext():
         preflight.check_macs(request.session, plan.uuid, macs, Domain.label(request.name, request.session))
-        return Domain.define(request.session, xml, request.name, plan.uuid)
+        if there is not None and drift.defined_so(request, plan, xml, there):
+            domain = there
+        else:
+            domain = Domain.define(request.session, xml, request.name, plan.uuid)
+    if there is not None and any(drift.lost_mark(domain, xml, domain.target)):
+        mark.put(domain, xml)
+    return domain
 
 
 def _check_host(request: Request, plan: machine.Plan) -> None:

@@ -123,6 +123,15 @@ def roots(request: Request, plan: machine.Plan, found: Domain) -> Iterator[Root]
         yield seen
 
 
+def defined_so(request: Request, plan: machine.Plan, xml: str, found: Domain) -> bool:
+    """Tell whether the domain's stored definition is as declared, whoever's it was; it may run otherwise."""
+    if not found.persistent:
+        return False
+    subject = declared.subject(request, found.target, plan, xml, found)
+    stored = [*compare(subject, xml, found.definition()), *_passwords(found, subject, xml)]
+    return all(declared.implied(request.spec, one) for one in stored)
+
+
 def lost_mark(found: Domain, xml: str, label: str) -> Found:
     """Tell whether the domain lacks the mark that says whose it is."""
     wanted = mark.mark_of(xml)

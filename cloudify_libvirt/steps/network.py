@@ -31,14 +31,15 @@ def create(request: Request) -> None:
     """Find the existing network, or define and start ours."""
     if request.external and find_external(Network, request):
         return
-    uuid = claim(Network, request)
+    claim(Network, request)
     # Bridge and subnet are looked for and taken under one lock: nobody takes them in between.
     with host_lock(request.uri, "networks"):
-        make(request, uuid)
+        make(request)
 
 
-def make(request: Request, uuid: str) -> None:
+def make(request: Request) -> None:
     """Define and start what was claimed; the lock of the host's networks is the caller's."""
+    uuid = str(request.params["instance_uuid"])
     declared.keep_template(request)
     xml = request.render("network.xml.j2", "network", facts(request, uuid))
     request.record.assign(declared=xml)

@@ -163,7 +163,8 @@ def _replace(found: Network, request: Request) -> None:
         found.stop()
         found.undefine()
         try:
-            steps.make(request, claim(Network, request))
+            claim(Network, request)
+            steps.make(request)
         except CoreError:
             _bring_back(request, before, name, uuid).autostart(autostarts)
             raise

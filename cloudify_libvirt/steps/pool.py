@@ -68,7 +68,8 @@ def create(request: Request) -> None:
         for check in CHECKS:
             check(request)
     spec: PoolSpec = request.spec
-    uuid = claim(Pool, request, keeping.pool(request))
+    claim(Pool, request, keeping.pool(request))
+    uuid = str(request.params["instance_uuid"])
     secret_uuid = _keep_credentials(request, spec, uuid)
     declared.keep_template(request)
     xml = request.render("pool.xml.j2", "storagepool", PoolFacts(uuid, secret_uuid))

@@ -21,6 +21,7 @@ from tests.real.nodes import Node, blueprint, empty_domain, node
 
 PATTERNS = Path(__file__).parent / "patterns" / "blueprint.yaml"
 BASE = IMAGES / "patterns"
+RESIZED = {("domain 'patterns-vm'", "memory", str(128 << 20), str(160 << 20))}
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def records(cfy: Cfy, deployment: str) -> dict[str, dict[str, Any]]:
 
 def isoinfo(image: Path, *options: str) -> str:
     return subprocess.run(["isoinfo", *options, "-i", image], capture_output=True, check=True, text=True).stdout
+
+
+def drifted(cfy: Cfy) -> list[set[tuple[object, ...]]]:
+    """What is told of drift, asked three times."""
+    told = [cfy.drift("patterns")[1] for _ in range(3)]
+    return [{tuple(one[part] for part in ("object", "field", "declared", "found")) for one in each} for each in told]
 
 
 def test_the_patterns(clean_host: Host, cfy: Cfy, image_url: str) -> None:
@@ -81,6 +88,7 @@ def test_the_patterns(clean_host: Host, cfy: Cfy, image_url: str) -> None:
     assert root.findtext("on_crash") == "preserve" and root.findtext("description", "").startswith("old & new of templ")
     assert root.find("devices/disk/readonly") is not None and root.findtext("vcpu") == "1"
     assert clean_host.domain("patterns-templated").isActive()
+    assert drifted(cfy) == [RESIZED] * 3, "of the machine the memory, which two nodes want differently; nothing else"
 
     for workflow in ("suspend", "resume", "statistics"):
         cfy("executions", "start", workflow, "-b", "patterns")

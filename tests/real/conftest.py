@@ -180,6 +180,15 @@ class Cfy:
         found: list[dict[str, object]] = json.loads(text[text.index("[") :])
         return found
 
+    def drift(self, deployment: str) -> tuple[int, list[dict[str, object]]]:
+        """Ask cfy-libvirt what is not as declared: its exit code, and what it named."""
+        done = subprocess.run(
+            [ROOT / ".venv/bin/cfy-libvirt", "drift", deployment, "--json"], env=self.environment, cwd=ROOT,
+            capture_output=True, text=True, check=False, timeout=600,
+        )  # fmt: skip
+        assert done.returncode in (0, 2), done.stdout + done.stderr
+        return done.returncode, json.loads(done.stdout)
+
 
 @pytest.fixture
 def cfy(prepared_home: Path, tmp_path: Path) -> Iterator[Cfy]:
@@ -190,6 +199,11 @@ def cfy(prepared_home: Path, tmp_path: Path) -> Iterator[Cfy]:
     # What a failed test left would fail the next ones, too.
     for deployment in (home / ".cloudify/profiles/local/deployments").glob("*"):
         tool.uninstall(deployment.name, check=False)
+
+
+def assert_no_drift(cfy: Cfy, deployment: str) -> None:
+    """Of what has just been installed nothing is drift, three times in a row."""
+    assert [cfy.drift(deployment) for _ in range(3)] == [(0, [])] * 3
 
 
 def public_key(key: Path) -> str:

@@ -8,6 +8,9 @@ import time
 from tests.real import daemon
 from tests.real.conftest import PYTHON, ROOT, Cfy, Host, Result
 
+# An upgrade of its packages takes it away for about as long.
+GONE = "gone:20"
+
 
 def disturbed(cfy: Cfy, what: str, moments: str, *arguments: object) -> Result:
     """Run cfy with something done to libvirtd at some moments (cfy_outage.py); it must have come to each of them."""
@@ -19,6 +22,19 @@ def disturbed(cfy: Cfy, what: str, moments: str, *arguments: object) -> Result:
     )  # fmt: skip
     result = Result(done.returncode, done.stdout, time.monotonic() - begin)
     assert len(result.lines("OUTAGE")) == len(moments.split(",")), result.output[-4000:]
+    return result
+
+
+def survived(cfy: Cfy, what: str, moments: str, *arguments: object) -> Result:
+    """Run cfy disturbed; it comes to its end without a user, in one run and in seconds, and says what it waits for."""
+    result = disturbed(cfy, what, moments, *arguments)
+    assert result.code == 0, result.output[-5000:]
+    assert not result.lines("Task failed"), result.output[-5000:]
+    assert "Traceback" not in result.output
+    if what == GONE:
+        print(f"{result.seconds:.1f} s with {moments}")
+        assert result.lines("WARNING: lost qemu:///system", "waiting up to 60 s"), result.output[-5000:]
+        assert result.seconds > 20
     return result
 
 

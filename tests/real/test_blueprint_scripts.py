@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tests.real.attempts import SHELF, names
-from tests.real.conftest import PYTHON, ROOT, Cfy, Host, public_key, ssh, virsh
+from tests.real.conftest import PYTHON, ROOT, Cfy, Host, assert_no_drift, public_key, ssh, virsh
 
 
 def shown(language: str, word: str) -> str:
@@ -73,5 +73,6 @@ def test_machine_on_what_the_scripts_made(
     assert card["mac"] in virsh("domiflist", "one")  # type: ignore[index]
     found = ssh(key, str(cfy.outputs("one")["address"]), "cat /sys/class/net/*/address /sys/block/vda/size")
     assert {card["mac"], str((1 << 30) // 512)} <= set(found.split())  # type: ignore[index]
+    assert_no_drift(cfy, "one")
     cfy.uninstall("one")
     assert names(SHELF) == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.conftest import IMAGES, ROOT, Cfy, Host, public_key, ssh, virsh
+from tests.real.conftest import IMAGES, ROOT, Cfy, Host, assert_no_drift, public_key, ssh, virsh
 
 CLASSIC = ROOT / "tests/data/blueprints/classic.yaml"
 
@@ -41,6 +41,7 @@ def test_the_way_of_the_existing_plugin(cfy: Cfy, clean_host: Host, tiny: Path, 
     assert set(records["seed"]) >= {"libvirt_auth", "params"} and "resource_id" not in records["seed"]
     xml = virsh("dumpxml", str(outputs["vm"]))
     assert "machine='pc-i440fx" in xml and "<controller type='scsi' index='0' model='virtio-scsi'>" in xml
+    assert_no_drift(cfy, "classic")
 
     before = (IMAGES / "classic/classic-data").stat().st_mtime_ns
     cfy("executions", "start", "stop", "-b", "classic")

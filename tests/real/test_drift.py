@@ -23,34 +23,25 @@ from cloudify_libvirt.core import parse
 from cloudify_libvirt.core.drift.compare import Subject, compare
 from tests.driver.conftest import Node
 from tests.pure.goldens import cases
-from tests.real.conftest import BLUEPRINTS, IMAGES, QEMU, ROOT, Cfy, Host, public_key, ssh, virsh
+from tests.real.conftest import BLUEPRINTS, IMAGES, QEMU, Cfy, Host, assert_no_drift, public_key, ssh, virsh
 
 
 def common(image: Path, key: Path, **more: object) -> dict[str, object]:
     return {"image": str(image), "ssh_public_key": public_key(key), "ssh_user": "root", "memory": "128 MiB", **more}
 
 
-def drift(cfy: Cfy, deployment: str) -> tuple[int, list[dict[str, object]]]:
-    done = subprocess.run(
-        [ROOT / ".venv/bin/cfy-libvirt", "drift", deployment, "--json"], env=cfy.environment, cwd=ROOT,
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode in (0, 2), done.stdout + done.stderr
-    return done.returncode, json.loads(done.stdout)
-
-
 @pytest.mark.parametrize("name", ["hello", "cluster", "template-override"])
 def test_a_fresh_machine_has_no_drift(name: str, cfy: Cfy, clean_host: Host, tiny: Path, key: Path) -> None:
     more = {"machines": 2, "disk": "256 MiB"} if name == "cluster" else {}
     cfy.install(BLUEPRINTS / f"{name}.yaml", "fresh", **common(tiny, key, **more))
-    assert [drift(cfy, "fresh") for _ in range(3)] == [(0, [])] * 3
+    assert_no_drift(cfy, "fresh")
     cfy("executions", "start", "check_status", "-b", "fresh")
     cfy.uninstall("fresh")
 
 
 def test_a_fresh_container_has_no_drift(cfy: Cfy, clean_host: Host, container_root: Path, key: Path) -> None:
     cfy.install(BLUEPRINTS / "container.yaml", "fresh", **common(container_root, key))
-    assert [drift(cfy, "fresh") for _ in range(3)] == [(0, [])] * 3
+    assert_no_drift(cfy, "fresh")
     cfy("executions", "start", "check_status", "-b", "fresh")
     cfy.uninstall("fresh")
 
@@ -59,7 +50,7 @@ def test_a_fresh_machine_on_what_others_made_has_no_drift(
     cfy: Cfy, site: Site, clean_host: Host, tiny: Path, key: Path
 ) -> None:
     cfy.install(BLUEPRINTS / "external.yaml", "fresh", **common(tiny, key, network="drifty", pool="drifty"))
-    assert [drift(cfy, "fresh") for _ in range(3)] == [(0, [])] * 3
+    assert_no_drift(cfy, "fresh")
     assert site.drift() == set()
     cfy("executions", "start", "check_status", "-b", "fresh")
     cfy.uninstall("fresh")
@@ -82,7 +73,7 @@ def test_heal_brings_a_machine_back_and_never_its_lost_disk(cfy: Cfy, clean_host
     assert ssh(key, address, "cat /proc/sys/kernel/random/boot_id") == boot
     virsh("desc", "hello", "--config", "not declared")
     virsh("setmem", "hello", "64M", "--config")
-    code, found = drift(cfy, "hello")
+    code, found = cfy.drift("hello")
     assert (code, [(one["field"], one["where"]) for one in found]) == (2, [("memory", "config")])
     for prefix in ("", "net-"):
         virsh(f"{prefix}destroy", "hello")
@@ -90,7 +81,7 @@ def test_heal_brings_a_machine_back_and_never_its_lost_disk(cfy: Cfy, clean_host
     heal(cfy)
     cfy("executions", "start", "check_status", "-b", "hello")
     assert virsh("domuuid", "hello") == before
-    assert (ssh(key, address, "cat /root/note"), drift(cfy, "hello")) == ("mine", (0, []))
+    assert (ssh(key, address, "cat /root/note"), cfy.drift("hello")) == ("mine", (0, []))
     virsh("destroy", "hello")
     overlay = IMAGES / "hello/hello-root.qcow2"
     kept = overlay.rename(overlay.with_name("kept-aside"))
@@ -125,7 +116,7 @@ def _undefined_above_its_disk(cfy: Cfy, key: Path, address: str) -> None:
     cfy(*shlex.split(told))
     assert ssh(key, address, "cat /root/note") == "late"
     cfy("executions", "start", "check_status", "-b", "hello")
-    assert drift(cfy, "hello") == (0, [])
+    assert cfy.drift("hello") == (0, [])
     virsh("blockcommit", "hello", "vda", "--active", "--pivot", "--wait")
     (IMAGES / "hello/hello-root.other").unlink()
 

@@ -65,6 +65,7 @@ def declaration(image: Path, medium: Path) -> dict[str, dict[str, Any]]:
             "networks": [{"network": NAME, "mac": MAC_OFF, "bandwidth": {"inbound": {"average_kb_s": 4000}}}],
             "memory_tune": {"hard_limit": "2 GiB"}, "block_tune": {"weight": 500},
             "numa_tune": {"mode": "strict", "nodes": "0"},
+            "rng": "random", "tpm": True, "video": "virtio", "watchdog": "reset", "sound": "ich9",
         },
     }  # fmt: skip
 
@@ -199,6 +200,21 @@ def plugged(verb: str, text: str, where: str) -> Change:
     return lambda: fed(f"{verb}-device {NAME} /dev/stdin {WAYS[where]}", text)
 
 
+def taken_out(tag: str) -> tuple[Change, Change, Told]:
+    """Do as virsh edit does with a device of the machine that is off, and save the text of before in the end."""
+    before: list[str] = []
+
+    def change() -> None:
+        before.append(virsh("dumpxml", OFF, "--inactive"))
+        root = etree.fromstring(before[-1])
+        (found,) = root.iterfind(f"devices/{tag}")
+        found.getparent().remove(found)
+        fed("define /dev/stdin", etree.tostring(root, encoding="unicode"))
+
+    return seen(change, lambda: fed("define /dev/stdin", before[-1]), "vm-off", tag, CONFIG)
+
+
+DEVICES = ("rng", "tpm", "video", "watchdog", "sound")
 RANGE = "<range start='10.97.6.2' end='10.97.6.254'/>"
 CHANGES: dict[str, tuple[Change, Change, Told]] = {
     **{f"{command} {where}": of_table(command, where) for command in TUNED for where in WAYS},
@@ -271,6 +287,10 @@ CHANGES: dict[str, tuple[Change, Change, Told]] = {
     "bridge": edited("net-", "bridge name='byhand0'", "bridge name='byhand1'", "dev"),
     "spanning tree": edited("net-", "stp='off'", "stp='on'", "stp"),
     "gateway": edited("net-", "10.97.6.1'", "10.97.6.3'", "ips[10.97.6.1]", "ips[10.97.6.3]"),
+    **{f"{tag} taken out": taken_out(tag) for tag in DEVICES},
+    # What runs lost its bridge, and gets it back when it is started again.
+    "network inactive": seen(v(f"net-destroy {NAME}"), v(f"net-start {NAME}", f"destroy {NAME}", f"start {NAME}"),
+                             "net", "state", HOST),
     # It keeps what it was given: the last of all.
     "vCPU plugged in": seen(v(f"setvcpus {NAME} 3 --live"), v(f"destroy {NAME}", f"start {NAME}"), "vm", "vcpu", LIVE),
 }  # fmt: skip
@@ -304,5 +324,5 @@ def named(caplog: pytest.LogCaptureFixture) -> Iterator[str]:
 def test_what_is_named_are_the_words_of_blueprints() -> None:
     words = {"vm": DomainSpec, "vm-off": DomainSpec, "net": NetworkSpec, "data": VolumeSpec}
     for _change, _undo, expected in CHANGES.values():
-        for node, field, _where in expected - {("vm", "state", HOST)}:
+        for node, field, _where in expected - {("vm", "state", HOST), ("net", "state", HOST)}:
             assert field.replace("[", ".").split(".")[0] in words[node].model_fields, field

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
-from tests.real.conftest import BLUEPRINTS, ROOT, Cfy, Host, Result, public_key, ssh, virsh
+from tests.real.conftest import BLUEPRINTS, ROOT, Cfy, Host, Result, assert_no_drift, public_key, ssh, virsh
 from tests.real.nodes import blueprint, empty_domain, node
 from tests.real.test_identity import identities
 from tests.real.test_killed import kill_after, made, settings, without_boot
@@ -70,6 +71,11 @@ def small(cfy: Cfy, name: str, **more: Any) -> Path:
     )  # fmt: skip
 
 
+def unmarked(domain: libvirt.virDomain) -> str:
+    """The stored definition, but for which instance it is of."""
+    return re.sub(r" instance=['\"]\w+['\"]", "", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+
 SMALL = {"domain", "network", "pool"}
 
 
@@ -83,6 +89,8 @@ def test_a_guest_of_a_wiped_state_is_taken_over(clean_host: Host, cfy: Cfy, tiny
     number = clean_host.domain("hello").ID()
     address = str(cfy.outputs("hello")["address"])
     ssh(key, address, "echo precious > /root/kept; sync")
+    seed = Path("/var/lib/libvirt/images/hello/hello-seed.iso")
+    read, document = seed.stat(), unmarked(clean_host.domain("hello"))
     wipe(cfy, "hello")
     logs = {("file", path) for path in clean_host.files() if path.endswith("-console.log")}
     base = {("volume", f"hello/{path.name}") for path in Path("/var/lib/libvirt/images/hello").glob("base-*")}
@@ -94,6 +102,10 @@ def test_a_guest_of_a_wiped_state_is_taken_over(clean_host: Host, cfy: Cfy, tiny
     assert listed(cfy) == set()
     assert identities(clean_host) == first and clean_host.domain("hello").ID() == number
     assert ssh(key, str(cfy.outputs("hello")["address"]), "cat /root/kept") == "precious"
+    # What is as declared was not made again below the guest; and it is this install's now, as it runs, too.
+    assert (seed.stat().st_ino, seed.stat().st_uid) == (read.st_ino, read.st_uid) and read.st_uid != 0
+    assert unmarked(clean_host.domain("hello")) == document
+    assert_no_drift(cfy, "hello")
     cfy("install", BLUEPRINTS / "hello.yaml", "-b", "hello", "-i", cfy.inputs(**given))
     assert identities(clean_host) == first and clean_host.domain("hello").ID() == number
     cfy.uninstall("hello")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.real import daemon
-from tests.real.conftest import Cfy, Host, Result
-from tests.real.outages import disturbed, host_again
+from tests.real.conftest import Cfy, Host
+from tests.real.outages import GONE, host_again, survived
 from tests.real.test_killed import inputs, without_boot
 
 # Calls after which libvirtd is restarted; of those that change something, one of each kind.
@@ -66,13 +66,6 @@ class Lab:
         return ["hello", "hello/hello", *(f"hello/hello/{point}{file}" for file in files)]
 
 
-def by_itself(result: Result) -> None:
-    """It came to its end without a user, in one run and in seconds."""
-    assert result.code == 0, result.output[-5000:]
-    assert not result.lines("Task failed"), result.output[-5000:]
-    assert "Traceback" not in result.output
-
-
 @pytest.fixture(autouse=True)
 def running() -> Iterator[None]:
     """A test that failed must not leave the others without libvirtd; autouse: before ``host``, after ``cfy``."""
@@ -96,8 +89,7 @@ def test_restart_in_checks_and_updates(lab: Lab, cfy: Cfy, host: Host) -> None:
     cfy(*lab.install())
     guests = daemon.guests()
     for workflow, place in (("update", "virDomainGetXMLDesc=1"), ("check_status", "virDomainLookupByUUIDString=1")):
-        result = disturbed(cfy, "restart", place, "executions", "start", workflow, "-b", "hello")
-        by_itself(result)
+        result = survived(cfy, "restart", place, "executions", "start", workflow, "-b", "hello")
         assert result.lines("lost qemu:///system"), result.output[-4000:]
         assert daemon.guests() == guests
     cfy("uninstall", "-b", "hello")
@@ -107,29 +99,26 @@ def test_restart_in_checks_and_updates(lab: Lab, cfy: Cfy, host: Host) -> None:
 def test_restart_in_each(lab: Lab, cfy: Cfy, host: Host) -> None:
     """One deployment's life, disturbed in each of its parts."""
     before = host.everything()
-    by_itself(disturbed(cfy, "restart", "virStreamSend=3,virDomainCreate@0.1=1", *lab.install()))
+    survived(cfy, "restart", "virStreamSend=3,virDomainCreate@0.1=1", *lab.install())
     assert len(daemon.emulators()) == 1, "no second one of a start that was cut off"
     files, guests = host_again().files(), daemon.guests()
-    by_itself(disturbed(cfy, "restart", "virStreamRecvFlags=1", *lab.backup("create", backup_point="a")))
+    survived(cfy, "restart", "virStreamRecvFlags=1", *lab.backup("create", backup_point="a"))
     assert daemon.guests() == guests, "the guest went on"
     assert host_again().files() == files, "nothing is left of the staging"
     assert lab.kept() == sorted(lab.whole("a"))
     restore = lab.backup("restore", backup_point="a", backup_allow_stop=True)
-    by_itself(disturbed(cfy, "restart", "virStreamSend=1", *restore))
+    survived(cfy, "restart", "virStreamSend=1", *restore)
     host = host_again()
     # The restored disk stands on no base.
     assert host.files() == {file for file in files if "/base-" not in file}
     assert host.domain("hello").isActive(), "it ran before"
-    by_itself(disturbed(cfy, "restart", "virStorageVolDelete=1", "uninstall", "-b", "hello"))
+    survived(cfy, "restart", "virStorageVolDelete=1", "uninstall", "-b", "hello")
     assert host_again().everything() == before and not daemon.emulators()
 
 
 def test_gone_for_20_s(lab: Lab, cfy: Cfy, host: Host) -> None:
     before = host.everything()
-    result = disturbed(cfy, "gone:20", "virNetworkCreate=1", *lab.install())
-    by_itself(result)
-    assert result.lines("WARNING: lost qemu:///system", "waiting up to 60 s")
-    assert result.seconds > 20
+    survived(cfy, GONE, "virNetworkCreate=1", *lab.install())
     cfy.uninstall("hello")
     assert host_again().everything() == before
 
@@ -138,49 +127,74 @@ def test_gone_for_20_s(lab: Lab, cfy: Cfy, host: Host) -> None:
 @at_each(INSTALL)
 def test_restart_in_install(place: str, lab: Lab, cfy: Cfy, host: Host) -> None:
     before = host.everything()
-    by_itself(disturbed(cfy, "restart", f"{place}=1", *lab.install()))
+    survived(cfy, "restart", f"{place}=1", *lab.install())
     host = host_again()
     assert host.domain("hello").isActive() and set(daemon.guests()) == {"hello"} and len(daemon.emulators()) == 1
     cfy.uninstall("hello")
     assert host.everything() == before and not daemon.emulators()
 
 
-@pytest.mark.chaos
-@at_each(BACKUP)
-def test_restart_in_backup(place: str, lab: Lab, cfy: Cfy, host: Host) -> None:
+def in_backup(what: str, moment: str, lab: Lab, host: Host) -> None:
     before = host.everything()
-    cfy(*lab.install())
+    lab.cfy(*lab.install())
     files, guests = host.files(), daemon.guests()
-    cfy(*lab.backup("create", backup_point="a"))
-    by_itself(disturbed(cfy, "restart", f"{place}=1", *lab.backup("create", backup_point="b")))
+    lab.cfy(*lab.backup("create", backup_point="a"))
+    survived(lab.cfy, what, moment, *lab.backup("create", backup_point="b"))
     assert daemon.guests() == guests, "the guest went on"
     assert host_again().files() == files, "nothing is left of the staging"
     assert lab.kept() == sorted({*lab.whole("a"), *lab.whole("b")})
-    cfy(*lab.backup("verify", backup_deep=True))
-    cfy.uninstall("hello")
+    lab.cfy(*lab.backup("verify", backup_deep=True))
+    lab.cfy.uninstall("hello")
     assert host_again().everything() == before
+
+
+def in_restore(what: str, moment: str, lab: Lab, host: Host) -> None:
+    before = host.everything()
+    lab.cfy(*lab.install())
+    files = host.files()
+    lab.cfy(*lab.backup("create", backup_point="a"))
+    survived(lab.cfy, what, moment, *lab.backup("restore", backup_point="a", backup_allow_stop=True))
+    host = host_again()
+    assert host.files() == {file for file in files if "/base-" not in file}
+    assert host.domain("hello").isActive(), "it ran before"
+    lab.cfy.uninstall("hello")
+    assert host_again().everything() == before
+
+
+def in_uninstall(what: str, moment: str, lab: Lab, host: Host) -> None:
+    before = host.everything()
+    lab.cfy(*lab.install())
+    survived(lab.cfy, what, moment, "uninstall", "-b", "hello")
+    assert host_again().everything() == before and not daemon.emulators()
+
+
+def test_gone_for_20_s_in_a_backup(lab: Lab, host: Host) -> None:
+    in_backup(GONE, "virStreamRecvFlags=1", lab, host)
+
+
+@pytest.mark.chaos
+def test_gone_for_20_s_in_a_restore(lab: Lab, host: Host) -> None:
+    in_restore(GONE, "virStreamSend=1", lab, host)
+
+
+@pytest.mark.chaos
+def test_gone_for_20_s_in_an_uninstall(lab: Lab, host: Host) -> None:
+    in_uninstall(GONE, "virStorageVolDelete=1", lab, host)
+
+
+@pytest.mark.chaos
+@at_each(BACKUP)
+def test_restart_in_backup(place: str, lab: Lab, host: Host) -> None:
+    in_backup("restart", f"{place}=1", lab, host)
 
 
 @pytest.mark.chaos
 @at_each(RESTORE)
-def test_restart_in_restore(place: str, lab: Lab, cfy: Cfy, host: Host) -> None:
-    before = host.everything()
-    cfy(*lab.install())
-    files = host.files()
-    cfy(*lab.backup("create", backup_point="a"))
-    restore = lab.backup("restore", backup_point="a", backup_allow_stop=True)
-    by_itself(disturbed(cfy, "restart", f"{place}=1", *restore))
-    host = host_again()
-    assert host.files() == {file for file in files if "/base-" not in file}
-    assert host.domain("hello").isActive(), "it ran before"
-    cfy.uninstall("hello")
-    assert host_again().everything() == before
+def test_restart_in_restore(place: str, lab: Lab, host: Host) -> None:
+    in_restore("restart", f"{place}=1", lab, host)
 
 
 @pytest.mark.chaos
 @at_each(UNINSTALL)
-def test_restart_in_uninstall(place: str, lab: Lab, cfy: Cfy, host: Host) -> None:
-    before = host.everything()
-    cfy(*lab.install())
-    by_itself(disturbed(cfy, "restart", f"{place}=1", "uninstall", "-b", "hello"))
-    assert host_again().everything() == before and not daemon.emulators()
+def test_restart_in_uninstall(place: str, lab: Lab, host: Host) -> None:
+    in_uninstall("restart", f"{place}=1", lab, host)

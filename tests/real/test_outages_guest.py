@@ -15,18 +15,21 @@ from typing import Any
 
 import libvirt
 import libvirt_qemu
+import libvirtmod
 import pytest
+from lxml import etree
 
 from cloudify_libvirt import domain_tasks
 from cloudify_libvirt.core.backup import job
 from cloudify_libvirt.core.domain import Domain
-from cloudify_libvirt.core.errors import CoreError, GuestFailed, libvirt_call
+from cloudify_libvirt.core.errors import CoreError, GuestFailed, TimedOut, libvirt_call
 from cloudify_libvirt.core.host import readiness
 from cloudify_libvirt.core.session import connect
 from cloudify_libvirt.core.snapshot import merge, snapshots
 from cloudify_libvirt.core.snapshot.plan import Wish
+from cloudify_libvirt.core.spec.memory import BLOCK_KIB
 from cloudify_libvirt.core.states import OFF
-from cloudify_libvirt.core.update import hotplug, sizes
+from cloudify_libvirt.core.update import dimms, hotplug, sizes
 from tests.driver.conftest import Node
 from tests.real import daemon
 from tests.real.backups import QEMU, Guest
@@ -47,6 +50,7 @@ DEAF = """
 <interface type='user'><mac address='52:54:00:00:0e:01'/><model type='virtio'/></interface>
 <controller type='usb' model='none'/></devices></domain>
 """
+NBD = "<source protocol='nbd'><host transport='unix' socket='{}'/></source>"
 DISK = "<disk type='file' device='disk'><source file='{directory}/deaf.raw'/><target dev='vdb' bus='virtio'/></disk>"
 
 
@@ -63,6 +67,17 @@ class Killer:
 
     def soon(self, after_s: float = 1.5) -> None:
         threading.Timer(after_s, self.now).start()
+
+    def soon_after(self, call: str, patch: pytest.MonkeyPatch) -> None:
+        """Kill it soon after a function of libvirt's binding has answered, with which the wait begins."""
+        function = getattr(libvirtmod, call)
+
+        def followed(*arguments: Any) -> Any:
+            answer = function(*arguments)
+            self.soon()
+            return answer
+
+        patch.setattr(libvirtmod, call, followed)
 
     def hold(self) -> None:
         """Let it answer nothing until then: libvirt's call is in the middle when it comes."""
@@ -96,6 +111,54 @@ def deaf(host: Host) -> Iterator[Domain]:
         path.unlink()
 
 
+def started_with(domain: Domain, definition: Any) -> None:
+    """Start the guest anew, with another definition."""
+    domain.handle.destroy()
+    domain.session.connection.defineXML(etree.tostring(definition, encoding="unicode"))
+    domain.handle.create()
+
+
+@pytest.fixture
+def slotted(deaf: Domain) -> Domain:
+    """The same guest, with a DIMM that it does not give back."""
+    definition = etree.fromstring(deaf.definition())
+    etree.SubElement(definition, "maxMemory", slots="1", unit="MiB").text = "512"
+    cpu = definition.find("cpu")
+    cpu = etree.SubElement(definition, "cpu") if cpu is None else cpu
+    etree.SubElement(etree.SubElement(cpu, "numa"), "cell", id="0", cpus="0", memory="64", unit="MiB")
+    started_with(deaf, definition)
+    room = dimms.Room.read(deaf.xml())
+    assert room is not None
+    dimms.attach(deaf, room, BLOCK_KIB)
+    return deaf
+
+
+@pytest.fixture
+def server(deaf: Domain) -> Iterator[subprocess.Popen[bytes]]:
+    """What the same guest has its second disk from: 32 MiB, in two minutes."""
+    data, socket, ready = (IMAGES / f"deaf-{name}" for name in ("served.raw", "socket", "server.pid"))
+    subprocess.run(["truncate", "-s", "32M", data], check=True)
+    subprocess.run(["qemu-io", "-f", "raw", "-c", "write -q -P 7 0 32M", data], check=True, stdout=subprocess.DEVNULL)
+    limits = ["--object", "throttle-group,id=slow,x-bps-total=262144"]
+    source = f"driver=throttle,throttle-group=slow,file.driver=raw,file.file.driver=file,file.file.filename={data}"
+    process = subprocess.Popen(["qemu-nbd", "-t", "-k", socket, "--pid-file", ready, *limits, "--image-opts", source])
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert process.poll() is None and time.monotonic() < deadline, "qemu-nbd does not start"
+            time.sleep(0.05)
+        socket.chmod(0o777)
+        definition = etree.fromstring(deaf.definition())
+        disk = definition.find("devices/disk[2]")
+        disk.set("type", "network")
+        disk.replace(disk.find("source"), etree.fromstring(NBD.format(socket)))
+        started_with(deaf, definition)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def memory(domain: Domain) -> None:
     sizes.apply(domain, sizes.Size(memory_kib=32 * 1024), timeout_s=30)
 
@@ -121,6 +184,16 @@ def test_killed_while_we_wait(wait: Callable[[Domain], None], deaf: Domain) -> N
         wait(deaf)
     print(f"{wait.__name__}: {killer.seconds:.2f} s, {failed.value}")
     assert killer.seconds < AT_ONCE_S
+
+
+def test_killed_while_it_should_give_a_dimm_back(slotted: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    killer = Killer("deaf")
+    killer.soon_after("virDomainDetachDeviceAlias", monkeypatch)
+    with pytest.raises(GuestFailed, match=DIED) as failed:
+        sizes.apply(slotted, sizes.Size(memory_kib=64 * 1024, dimms=True), timeout_s=30)
+    print(f"DIMM: {killer.seconds:.2f} s, {failed.value}")
+    assert killer.seconds < AT_ONCE_S
+    assert failed.value.action == "take memory back from"
 
 
 def test_killed_during_a_merge(deaf: Domain) -> None:
@@ -160,6 +233,22 @@ def test_killed_during_a_backup(deaf: Domain) -> None:
         job.finish(deaf, 60, killer.now)
     print(f"backup: {killer.seconds:.2f} s, {failed.value}")
     assert killer.seconds < AT_ONCE_S
+
+
+def test_killed_while_a_backup_is_aborted(
+    deaf: Domain, server: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk answers no more: the job goes on when it is told to end. What is said is why it was told so."""
+    target = IMAGES / "deaf-copy.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", target, "32M"], check=True)
+    job.begin(deaf, [job.DiskJob("vda", "", "", False), job.DiskJob("vdb", str(target), "", False)], "", "")
+    server.send_signal(signal.SIGSTOP)
+    killer = Killer("deaf")
+    killer.soon_after("virDomainAbortJob", monkeypatch)
+    with pytest.raises(TimedOut, match="it was not done after 1 s") as failed:
+        job.finish(deaf, 1, lambda *_progress: None)
+    print(f"aborted backup: {killer.seconds:.2f} s, {failed.value}")
+    assert killer.seconds < AT_ONCE_S and deaf.state in OFF
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""libvirtd restarted in the middle of the workflows ``update`` and ``scale``: they go on by themselves, guests, too."""
+"""libvirtd away in the middle of the workflows ``update`` and ``scale``: they go on by themselves, guests, too."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 
 from tests.real import daemon
 from tests.real.conftest import Cfy, Host
-from tests.real.outages import disturbed, host_again
-from tests.real.test_outages import by_itself
+from tests.real.outages import GONE, host_again, survived
 from tests.real.test_update_local import blueprint, inputs, start
 
 # Calls after which libvirtd is restarted; of those that change something, one of each kind.
@@ -44,18 +43,17 @@ class Cluster:
         path = blueprint(self.cfy.directory, boots=False)
         self.cfy.install(path, "cluster", **inputs(self.image, self.key))
 
-    def restarted(self, place: str, workflow: str, **parameters: Any) -> Host:
-        """Run a workflow, libvirtd restarted in it; it ends well. ``place``: a call, and after = its number."""
+    def disturbed(self, what: str, place: str, workflow: str, **parameters: Any) -> Host:
+        """Run a workflow, libvirtd away in it; it ends well. ``place``: a call, and after = its number."""
         moment = place if "=" in place else f"{place}=1"
-        call = ("executions", "start", workflow, "-b", "cluster", "-p", json.dumps(parameters))
-        by_itself(disturbed(self.cfy, "restart", moment, *call))
+        survived(self.cfy, what, moment, "executions", "start", workflow, "-b", "cluster", "-p", json.dumps(parameters))
         return host_again()
 
-    def scaled(self, place: str, delta: int) -> Host:
-        return self.restarted(place, "scale", scalable_entity_name="machine", delta=delta)
+    def scaled(self, place: str, delta: int, what: str = "restart") -> Host:
+        return self.disturbed(what, place, "scale", scalable_entity_name="machine", delta=delta)
 
-    def updated(self, place: str, about: str) -> Host:
-        return self.restarted(place, "update", inputs={"about": about})
+    def updated(self, place: str, about: str, what: str = "restart") -> Host:
+        return self.disturbed(what, place, "update", inputs={"about": about})
 
     def told(self, host: Host) -> list[str]:
         """Each machine's description, as stored and as it runs."""
@@ -97,43 +95,70 @@ def test_restart_in_update_and_scale(cluster: Cluster, cfy: Cfy, host: Host) -> 
     assert host.everything() == before and not daemon.emulators()
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("place", UPDATE)
-def test_restart_in_update(place: str, cluster: Cluster, cfy: Cfy, host: Host) -> None:
+def in_update(what: str, place: str, cluster: Cluster, host: Host) -> None:
     before = host.everything()
     cluster.install()
     files, guests = host.files(), daemon.guests()
-    host = cluster.updated(place, "another one")
+    host = cluster.updated(place, "another one", what)
     assert cluster.told(host) == ["another one"] * 4
     assert daemon.guests() == guests and host.files() == files
-    cfy.uninstall("cluster")
+    cluster.cfy.uninstall("cluster")
     assert host.everything() == before and not daemon.emulators()
+
+
+def in_scale_out(what: str, place: str, cluster: Cluster, host: Host) -> None:
+    before = host.everything()
+    cluster.install()
+    files, guests = host.files(), daemon.guests()
+    host = cluster.scaled(place, 1, what)
+    assert host.domain("node-3").isActive() and len(daemon.emulators()) == 3
+    assert guests.items() <= daemon.guests().items() and set(daemon.guests()) == {*guests, "node-3"}
+    start(cluster.cfy, "scale", scalable_entity_name="machine", delta=-1)
+    assert host.files() == files and daemon.guests() == guests
+    cluster.cfy.uninstall("cluster")
+    assert host.everything() == before and not daemon.emulators()
+
+
+def in_scale_in(what: str, place: str, cluster: Cluster, host: Host) -> None:
+    before = host.everything()
+    cluster.install()
+    files, guests = host.files(), daemon.guests()
+    start(cluster.cfy, "scale", scalable_entity_name="machine", delta=1)
+    host = cluster.scaled(place, -1, what)
+    assert daemon.guests() == guests and len(daemon.emulators()) == 2
+    assert host.files() == files and host.domains() == {"node-1", "node-2"}
+    cluster.cfy.uninstall("cluster")
+    assert host.everything() == before and not daemon.emulators()
+
+
+@pytest.mark.chaos
+def test_gone_for_20_s_in_update(cluster: Cluster, host: Host) -> None:
+    in_update(GONE, "virDomainSetMetadata", cluster, host)
+
+
+@pytest.mark.chaos
+def test_gone_for_20_s_in_scale_out(cluster: Cluster, host: Host) -> None:
+    in_scale_out(GONE, "virStreamSend", cluster, host)
+
+
+@pytest.mark.chaos
+def test_gone_for_20_s_in_scale_in(cluster: Cluster, host: Host) -> None:
+    in_scale_in(GONE, "virDomainDestroy", cluster, host)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("place", UPDATE)
+def test_restart_in_update(place: str, cluster: Cluster, host: Host) -> None:
+    in_update("restart", place, cluster, host)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("place", OUT)
-def test_restart_in_scale_out(place: str, cluster: Cluster, cfy: Cfy, host: Host) -> None:
-    before = host.everything()
-    cluster.install()
-    files, guests = host.files(), daemon.guests()
-    host = cluster.scaled(place, 1)
-    assert host.domain("node-3").isActive() and len(daemon.emulators()) == 3
-    assert guests.items() <= daemon.guests().items() and set(daemon.guests()) == {*guests, "node-3"}
-    start(cfy, "scale", scalable_entity_name="machine", delta=-1)
-    assert host.files() == files and daemon.guests() == guests
-    cfy.uninstall("cluster")
-    assert host.everything() == before and not daemon.emulators()
+def test_restart_in_scale_out(place: str, cluster: Cluster, host: Host) -> None:
+    in_scale_out("restart", place, cluster, host)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("place", IN)
-def test_restart_in_scale_in(place: str, cluster: Cluster, cfy: Cfy, host: Host) -> None:
-    before = host.everything()
-    cluster.install()
-    files, guests = host.files(), daemon.guests()
-    start(cfy, "scale", scalable_entity_name="machine", delta=1)
-    host = cluster.scaled(place, -1)
-    assert daemon.guests() == guests and len(daemon.emulators()) == 2
-    assert host.files() == files and host.domains() == {"node-1", "node-2"}
-    cfy.uninstall("cluster")
-    assert host.everything() == before and not daemon.emulators()
+def test_restart_in_scale_in(place: str, cluster: Cluster, host: Host) -> None:
+    in_scale_in("restart", place, cluster, host)

@@ -264,6 +264,7 @@ CHANGED: dict[str, tuple[str, dict[str, Any], tuple[Any, ...]]] = {
                  ("graphics[0].password", "(not shown)", "(not shown)", "")),
     "pool": ("vm", {"pool": "store"}, ("pool", "default", "store", "replace")),
     "architecture": ("vm", {"arch": "i686"}, ("arch", None, "i686", "replace")),
+    "boot menu": ("vm", {"boot": {"menu": True}}, ("boot.menu", None, "bootmenu enable=yes", "next boot")),
     "waiting": ("vm", {"shutdown_timeout_s": 9}, ("shutdown_timeout_s", 1, 9, "live")),
     "name": ("vm", {"name": "other"}, ("name", "vm", "other", "")),
     "subnet": ("lan", {"cidr": "10.98.7.0/24"}, ("ips[10.98.7.1]", None, "ip address=10.98.7.1", "")),
@@ -294,6 +295,12 @@ def test_each_change_is_said_with_its_way(cfy: Cfy, plan: Planner, clean_host: H
         assert "cidr" not in said, "a change is said once"
         replaces = any(one == "replace" for _old, _new, one in said.values())
         assert only(found, name)["action"] == ("replace" if replaces else "change"), what
+    path = blueprint(tmp_path, "next", **declared(**dict([CHANGED["boot menu"][:2]])))
+    shown = plan.run(path, "changes")
+    assert shown.returncode == CHANGES and "1 to change" in shown.stdout, shown.stdout + shown.stderr
+    assert [line.strip() for line in shown.stdout.splitlines() if "boot" in line] == [
+        "boot.menu: nothing -> bootmenu enable=yes  [next boot]"
+    ]
     more = {**declared(vm={"disks": [{"pool": "store", "volume": "data.qcow2"}, {"pool": "store", "volume": "new"}]}),
             "new": node("volume", "store", name="new", pool="store", size="1 MiB")}  # fmt: skip
     found = plan(blueprint(tmp_path, "next", **more), "changes", code=CHANGES)

@@ -195,6 +195,12 @@ def bases() -> list[str]:
     return [name for name in files() if BASE_NAME.fullmatch(name)]
 
 
+def running(pool: libvirt.virStoragePool) -> set[str]:
+    """The names of the machines that run."""
+    found = pool.connect().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
+    return {domain.name() for domain in found}
+
+
 def test_twenty_domains_while_another_client_refreshes_their_pool(
     pool: libvirt.virStoragePool, cfy: Cfy, image: Path, tmp_path: Path
 ) -> None:
@@ -202,8 +208,7 @@ def test_twenty_domains_while_another_client_refreshes_their_pool(
     with refreshed(times):
         installed = cfy("install", path, "-b", "many", "--task-retries", "0", "--task-thread-pool-size", "8")
         assert len(files("many-", "-root.qcow2")) == DOMAINS
-        running = pool.connect().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
-        assert {domain.name() for domain in running} == {f"many-{number}" for number in range(1, DOMAINS + 1)}
+        assert running(pool) == {f"many-{number}" for number in range(1, DOMAINS + 1)}
         cfy("uninstall", "-b", "many", "--task-retries", "0", "--task-thread-pool-size", "8")
     print(
         f"{DOMAINS} domains in {installed.seconds:.1f} s; the pool was refreshed {times[0]} times, {times[1]} refused"
@@ -301,18 +306,20 @@ def test_what_libvirt_calls_busy_is_done_when_it_is_not(
 def test_two_deployments_from_one_image_at_once(
     pool: libvirt.virStoragePool, cfy: Cfy, image: Path, tmp_path: Path, turns: int
 ) -> None:
-    paths = {name: blueprint(tmp_path, name, 3, image) for name in ("left", "right")}
+    paths = {name: blueprint(tmp_path, name, 3, image, "running") for name in ("left", "right")}
     for turn in range(turns):
         ended(*(start(cfy, "install", path, "-b", name, "--task-retries", "0") for name, path in paths.items()))
         assert len(bases()) == 1, f"turn {turn}: the image is there once"
         pool.refresh(0)
         assert len([name for name in pool.listVolumes() if name.endswith("-root.qcow2")]) == 2 * 3
+        assert running(pool) == {f"{name}-{number}" for name in paths for number in (1, 2, 3)}
         # The last overlay of one goes while the other makes its first: the base must be there for it.
         ended(start(cfy, "uninstall", "-b", "left"))
         ended(start(cfy, "uninstall", "-b", "right"), start(cfy, "install", paths["left"], "-b", "left"))
         assert len(bases()) == 1
+        assert running(pool) == {"left-1", "left-2", "left-3"}
         ended(start(cfy, "uninstall", "-b", "left"))
-        assert bases() == []
+        assert bases() == [] and running(pool) == set()
 
 
 def test_two_deployments_that_go_at_once_leave_no_image(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.conftest import ROOT, Cfy, Host, ssh
+from tests.real.conftest import ROOT, Cfy, Host, assert_no_drift, ssh
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def test_what_the_readme_says(clean_host: Host, typed: list[str], key: Path, tmp
         login = re.search(r'"ssh": "ssh (\w+)@([\d.]+)"', said)
         assert login, said
         assert ssh(home / ".ssh/id_ed25519", login[2], "id -un; hostname", user=login[1]).split() == ["debian", "hello"]
+        assert_no_drift(cfy, "hello")
         run(typed[1])
         assert clean_host.domains() == set()
     finally:

@@ -43,6 +43,13 @@ def run(which: Node, operation: str, **inputs: Any) -> Any:
     return which.run(getattr(MODULES[which.name.partition("-")[0]], operation), **inputs)
 
 
+def timed(what: str, which: Node, **inputs: Any) -> None:
+    """Update it, and print how long that took."""
+    begin = time.monotonic()
+    run(which, "update", **inputs)
+    print(f"{what} {(time.monotonic() - begin) * 1000:.0f} ms")
+
+
 def drift(which: Node) -> list[dict[str, Any]]:
     """What differs; each row of the table that answers for it counts as exercised."""
     found = run(which, "check_drift") or []
@@ -116,9 +123,7 @@ def test_the_directorys_permissions_wait_for_leave_and_come_with_it(pool: Node) 
     run(pool, "update")
     assert set(pool.runtime["update_pending"]) == {"mode", "owner", "group"}
     assert {(one["field"], one["where"]) for one in drift(pool)} == {(f, "live") for f in ("mode", "owner", "group")}
-    begin = time.monotonic()
-    run(pool, "update", allow_restart=True)
-    print(f"pool permissions {(time.monotonic() - begin) * 1000:.0f} ms")
+    timed("pool permissions", pool, allow_restart=True)
     assert (drift(pool), pool.runtime["update_pending"]) == ([], {})
     assert (stat.S_IMODE(HOME.stat().st_mode), HOME.stat().st_uid) == (0o711, 0)
     assert virsh("pool-uuid", "updpool") == uuid
@@ -132,15 +137,21 @@ def test_a_pool_that_is_off_or_gone_comes_back(pool: Node) -> None:
     uuid = virsh("pool-uuid", "updpool")
     pool.params["autostart"] = False
     assert fields(pool) == {"autostart"}
+    timed("pool autostart", pool)
+    assert drift(pool) == []
+    del pool.params["autostart"]
     virsh("pool-destroy", "updpool")
     assert fields(pool) == {"autostart", "state"}
-    run(pool, "update")
+    timed("pool autostart and state", pool)
     assert drift(pool) == [] and "running" in virsh("pool-info", "updpool")
-    del pool.params["autostart"]
+    virsh("pool-destroy", "updpool")
+    assert fields(pool) == {"state"}
+    timed("pool state", pool)
+    assert drift(pool) == []
     virsh("pool-destroy", "updpool")
     virsh("pool-undefine", "updpool")
     assert fields(pool) == {"existence"}
-    run(pool, "update")
+    timed("pool existence", pool)
     assert (drift(pool), virsh("pool-uuid", "updpool")) == ([], uuid)
 
 
@@ -253,9 +264,7 @@ def test_a_definition_that_libvirt_refuses_leaves_the_old_one(pool: Node) -> Non
 def test_a_volume_grows_and_never_shrinks(volume: Node) -> None:
     volume.params["size"] = "16 MiB"
     assert fields(volume) == {"size"}
-    begin = time.monotonic()
-    run(volume, "update")
-    print(f"volume size {(time.monotonic() - begin) * 1000:.0f} ms")
+    timed("volume size", volume)
     assert drift(volume) == [] and info().capacity_bytes == 16 * 2**20
     volume.params["size"] = "8 MiB"
     with pytest.raises(NonRecoverableError, match="shrinking would lose data"):
@@ -410,9 +419,7 @@ def test_an_image_is_written_anew_with_its_drive_open(pool: Node) -> None:
     assert fields(iso) == {"files"}
     seen = libvirt.open(QEMU)
     assert seen is not None
-    begin = time.monotonic()
-    run(iso, "update")
-    print(f"iso files {(time.monotonic() - begin) * 1000:.0f} ms")
+    timed("iso files", iso)
     assert drift(iso) == [] and drive() == str(HOME / "medium") and not iso.runtime["ejected"]
     # Killed with the drive open: the next run closes it.
     iso.params["files"] = {"meta-data": "three"}

@@ -192,7 +192,7 @@ class _Comparison:
         if not listed or tag in ("boot", "controller"):
             return place.below(tag)
         called = self.subject.names.get(f"{tag} {name}") if name else None
-        outer = place.owner if tag in ("range", "host") and place.owner else ""
+        outer = place.owner if tag in ("range", "host", "hostname") and place.owner else ""
         if called is None:
             position = name or str(siblings.index(element))
             called = f"{field_name('', tag) or tag}[{position}]"

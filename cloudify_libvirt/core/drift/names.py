@@ -114,6 +114,7 @@ _LISTS = {
     "ip": "ips",
     "range": "ranges",
     "host": "hosts",
+    "hostname": "names",
     "route": "routes",
     "portgroup": "portgroups",
     "txt": "dns.txt",

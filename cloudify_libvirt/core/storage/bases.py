@@ -135,7 +135,7 @@ def _fresh(pool: Pool, wish: Wish, claim: Claim, capacity_bytes: int, format_: s
 
 
 def blob(pool: Pool, name: str, data: bytes, claim: Claim, besides: str = "") -> Volume:
-    """Make a raw volume with exactly this content; what an earlier attempt made is made anew.
+    """Make a raw volume with exactly this content; what an earlier attempt made otherwise is made anew.
 
     Raises:
         InUse: another domain than the one with UUID ``besides`` has it.
@@ -144,11 +144,20 @@ def blob(pool: Pool, name: str, data: bytes, claim: Claim, besides: str = "") ->
     with pool.lock():
         found = claimed(pool, name, claim)
         if found is not None:
+            if _holds(found, data):
+                return found
             found.delete(besides)
         volume = Volume.create(pool, wish.xml(len(data)), name)
     with _whole(volume):
         volume.upload(data)
     return volume
+
+
+def _holds(volume: Volume, data: bytes) -> bool:
+    """Tell whether a volume has this content, and nothing behind it: a guest may be reading it."""
+    if volume.facts().capacity_bytes != len(data):
+        return False
+    return stream.read(volume.pool.session, volume.handle, 0, len(data), volume.target) == data
 
 
 def overlay(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
