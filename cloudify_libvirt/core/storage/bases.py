@@ -155,9 +155,13 @@ def blob(pool: Pool, name: str, data: bytes, claim: Claim, besides: str = "") ->
 
 def _holds(volume: Volume, data: bytes) -> bool:
     """Tell whether a volume has this content, and nothing behind it: a guest may be reading it."""
-    if volume.facts().capacity_bytes != len(data):
+    try:
+        if volume.facts().capacity_bytes != len(data):
+            return False
+        return stream.read(volume.pool.session, volume.handle, 0, len(data), volume.target) == data
+    except Missing:
+        # libvirt lists what somebody removed until the pool is refreshed.
         return False
-    return stream.read(volume.pool.session, volume.handle, 0, len(data), volume.target) == data
 
 
 def overlay(pool: Pool, wish: Wish, image: Image, claim: Claim) -> Volume:
