@@ -149,7 +149,7 @@ def assert_paused(curve: Curve, count: int) -> None:
 def sample(name: str, count: int) -> dict[str, dict[str, float]]:
     """Take one measurement in a fresh process; return {phase: what one object cost}."""
     command = [sys.executable, "-W", "ignore", "-m", "bench.scale", "--sample", name, str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=1800)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.stderr[-3000:]}")
     found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])

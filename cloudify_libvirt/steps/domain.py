@@ -92,7 +92,7 @@ def _make(request: Request, plan: machine.Plan, xml: str, there: Domain | None) 
 def _defined(request: Request, plan: machine.Plan, xml: str, there: Domain | None) -> Domain:
     """Define the domain, with MACs that nobody took since they were chosen and nobody takes meanwhile.
 
-    ``there``, of an earlier install, is left as it is where that is what is declared, and is marked as this one's.
+    ``there``, of an earlier install, is left as it is where it has all that is declared, and is marked as this one's.
     """
     macs = [card.mac for card in request.spec.networks if card.mac]
     with host_lock(request.uri, "macs") if macs else nullcontext():

@@ -124,7 +124,7 @@ def roots(request: Request, plan: machine.Plan, found: Domain) -> Iterator[Root]
 
 
 def defined_so(request: Request, plan: machine.Plan, xml: str, found: Domain) -> bool:
-    """Tell whether the domain's stored definition is as declared, whoever's it was; it may run otherwise."""
+    """Tell whether the domain's stored definition has all that is declared, whoever's it was; it may run otherwise."""
     if not found.persistent:
         return False
     subject = declared.subject(request, found.target, plan, xml, found)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from bench.counting import counted
@@ -15,9 +13,6 @@ from cloudify_libvirt.core.session import Session
 from cloudify_libvirt.core.wait import wait_until
 from tests.driver.conftest import Node, define
 from tests.driver.test_session import until_events_end
-
-ROOT = Path(__file__).resolve().parents[2]
-FEW, MANY = 10, 40
 
 
 @pytest.mark.parametrize("curve", ["templates", "paused", "parts"])
